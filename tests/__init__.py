@@ -1,0 +1,1 @@
+"""The tests of wsock; run them with ``trial --random=0 tests``."""
