@@ -1,0 +1,14 @@
+"""The embedded stores, in one SQLite file.
+
+A database is started before and stopped after what uses it::
+
+    database = SqliteDatabase(Path("wsock-data/wsock.db"), reactor)
+    database.start()
+    messages = SqliteMessages(database)
+"""
+
+from wsock.backends.sqlite_database import SqliteDatabase
+from wsock.backends.sqlite_directory import SqliteDirectory
+from wsock.backends.sqlite_messages import SqliteMessages
+
+__all__ = ["SqliteDatabase", "SqliteDirectory", "SqliteMessages"]

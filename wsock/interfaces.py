@@ -1,0 +1,269 @@
+"""The contracts between the services and the backends, and the values that cross them.
+
+Each interface has a contract suite in :mod:`wsock.testing` that every implementation passes. Driver errors never
+cross: a backend that can't do its work raises :class:`wsock.errors.Unavailable`. Times are passed in: ``now`` is in
+seconds since the epoch, timestamps are integer milliseconds. Every method is bounded to one app: tenants never meet.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from twisted.internet.defer import Deferred
+from zope.interface import Interface
+
+from wsock.protocol.frames import Member
+from wsock.protocol.messages import HistoryQuery, Located, Message, Page, Publication, Receipt
+from wsock.protocol.position import Position
+from wsock.protocol.presence import LeaveReason, PresenceChange
+
+__all__ = [
+    "Account",
+    "App",
+    "ChannelTail",
+    "IBroker",
+    "ICounters",
+    "IDirectory",
+    "IJournal",
+    "IMessageStore",
+    "IPresenceStore",
+    "IReceiver",
+    "JournalRecord",
+    "Key",
+    "RecentId",
+]
+
+
+class IReceiver(Interface):
+    """The node's side of a broker: what it is told. Calls are synchronous, never nested, and must not raise."""
+
+    def message(app: str, message: Message) -> None:
+        """A message of an attached channel: each one once, in sequence order."""
+
+    def presence(app: str, change: PresenceChange) -> None:
+        """A presence change of an attached channel, in the order in which the store made it."""
+
+    def lost(app: str, channel: str, position: Position) -> None:
+        """Messages of an attached channel are missing and can't be had: the channel is at this position now."""
+
+
+class IBroker(Interface):
+    """Accepts messages, puts each channel's in order, and carries them to every node with subscribers."""
+
+    def listen(receiver: IReceiver) -> None:
+        """Names the one receiver; called once, before anything else."""
+
+    def publish(publication: Publication) -> Deferred[Receipt]:
+        """Accepts a message. When the Deferred fires, the message is durable as the backend is configured.
+
+        Atomically for each channel: deduplication (a repeated (app, channel, identity, id) fires with the first
+        receipt and is not delivered again), the next sequence, a timestamp that never goes back in the app, the
+        recovery window, delivery. Two publishes to one channel keep the order of their calls. Fires
+        :class:`Unavailable` when nothing was accepted.
+        """
+
+    async def attach(app: str, channel: str) -> Position:
+        """From now on the receiver gets the channel's messages behind the position that is returned.
+
+        Idempotent. When the result is available without waiting, nothing is delivered in between.
+        """
+
+    def detach(app: str, channel: str) -> None:
+        """The receiver gets the channel's messages no more. Detaching what is not attached does nothing."""
+
+    async def position(app: str, channel: str) -> Position:
+        """Where the channel stands: the position of its last message, or (epoch, 0)."""
+
+    async def read(app: str, channel: str, after: Position, limit: int) -> list[Message]:
+        """The messages behind ``after`` from the recovery window, oldest first, at most ``limit``.
+
+        An empty list means that ``after`` is the channel's position. Raises :class:`Gone` when the
+        epoch is another one, the position is ahead of the channel, or messages behind it are no longer in the window.
+        """
+
+    async def locate(app: str, channel: str, timestamp: int) -> Located:
+        """The place of a timestamp in the recovery window."""
+
+
+class JournalRecord(msgspec.Struct, frozen=True, gc=False):
+    """A message to be made durable. ``identity`` is empty when its id is not to be deduplicated."""
+
+    app: str
+    identity: str
+    message: Message
+
+
+class ChannelTail(msgspec.Struct, frozen=True, gc=False):
+    """What a journal knows of a channel.
+
+    ``position`` and ``timestamp`` are those of its last message; ``recent`` are the last messages without a gap, oldest
+    first; ``trimmed`` is the timestamp of the newest message that is not among them (0: there is none).
+    """
+
+    position: Position
+    timestamp: int
+    recent: list[Message]
+    trimmed: int
+
+
+class RecentId(msgspec.Struct, frozen=True, gc=False):
+    """An id that must still be deduplicated, with the receipt that it got."""
+
+    app: str
+    identity: str
+    receipt: Receipt
+
+
+class IJournal(Interface):
+    """What makes an embedded broker durable: it commits messages, and after a start tells where every channel was."""
+
+    def commit(records: list[JournalRecord]) -> Deferred[None]:
+        """Makes the messages durable, all or none, with each channel's position, before the Deferred fires.
+
+        Calls do not overlap. Fires :class:`Unavailable` when nothing was stored.
+        """
+
+    async def tail(app: str, channel: str, cutoff: int, limit: int) -> ChannelTail | None:
+        """The channel's end, with at most ``limit`` messages later than the timestamp ``cutoff``.
+
+        ``None`` when the channel is unknown: no message was ever committed, or all expired long ago.
+        """
+
+    async def recent_ids(cutoff: int) -> list[RecentId]:
+        """The ids to deduplicate of messages later than the timestamp ``cutoff``, oldest first."""
+
+    async def last_timestamps() -> dict[str, int]:
+        """For each app the largest timestamp ever committed."""
+
+
+class IMessageStore(Interface):
+    """Keeps the history of channels."""
+
+    async def append(app: str, messages: list[Message]) -> None:
+        """Stores accepted messages. A message that is there already (channel, epoch, sequence) is left as it is."""
+
+    async def page(app: str, channel: str, query: HistoryQuery) -> Page:
+        """The persistent messages that the query asks for, in the order (timestamp, epoch, sequence) or its reverse.
+
+        The page may be longer than the limit where it would end between equal timestamps.
+        """
+
+    async def expire(app: str, before: int, transient_before: int, limit: int) -> int:
+        """Deletes messages older than ``before``, and those that do not persist older than ``transient_before``.
+
+        Both are timestamps in milliseconds. At most ``limit`` in one call, so that it never blocks for long; returns
+        how many it deleted.
+        """
+
+
+class IPresenceStore(Interface):
+    """Who is present where. A member is a clientId; it is present as long as one of its connections holds it."""
+
+    def listen(receiver: IReceiver) -> None:
+        """Names the one receiver of changes; called once, before anything else."""
+
+    async def enter(app: str, channel: str, client_id: str, connection: str, data: bytes, now: float) -> None:
+        """The connection holds the member from now on. ``data`` is the text of a JSON object.
+
+        Announces an enter when the member is new, else an update. Raises :class:`Refused` with ``limit_exceeded``
+        when the channel is full.
+        """
+
+    async def update(app: str, channel: str, client_id: str, connection: str, data: bytes, now: float) -> bool:
+        """Replaces the member's data and announces it; ``False`` when this connection holds no such member."""
+
+    async def leave(app: str, channel: str, client_id: str, connection: str, reason: LeaveReason) -> None:
+        """The connection lets go of the member; the last one to do so announces the leave."""
+
+    async def suspend(app: str, channel: str, client_id: str, connection: str, until: float) -> None:
+        """The connection was lost: it lets go at ``until``, unless the client is back by then."""
+
+    async def adopt(app: str, client_id: str, connection: str) -> list[str]:
+        """A connection of the client is back: it takes over what its lost ones held. Returns the channels."""
+
+    async def members(app: str, channel: str) -> list[Member]:
+        """The members, in the order in which they entered."""
+
+    async def reap(now: float) -> None:
+        """Announces the leave (``disconnected``) of every member whose last connection's time has come."""
+
+
+class ICounters(Interface):
+    """Counts events in sliding windows."""
+
+    async def hit(key: str, limit: int, window_seconds: float, now: float) -> float:
+        """Counts one event if there is room. Returns 0, or the seconds after which there will be room again."""
+
+
+class App(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant: its channels, keys and messages are nobody else's."""
+
+    id: str
+    name: str
+    created_at: int
+    is_enabled: bool = True
+    allowed_origins: tuple[str, ...] = ("*",)
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A credential of an app. Its ``id`` is the ``kid`` of the JWTs that it verifies.
+
+    The API key is kept as its SHA-256 in hex only. ``algorithm`` is the one JWT algorithm that the key verifies,
+    ``secret`` what it verifies with: the UTF-8 text of an HS secret, or a public key in PEM. ``client_ids`` is the
+    pattern of clientIds that a client with the API key may choose. Never log one: its representation hides the
+    secret.
+    """
+
+    id: str
+    app: str
+    name: str
+    created_at: int
+    api_key_hash: str = ""
+    algorithm: str = ""
+    secret: str = ""
+    issuer: str | None = None
+    audience: str | None = None
+    permissions: dict[str, list[str]] = msgspec.field(default_factory=lambda: {"*": ["*"]})
+    client_ids: str | None = None
+    expires_at: int | None = None
+    is_revoked: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Key {self.id} of app {self.app}>"
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """A person who may administer. ``password_hash`` is argon2id's encoded form."""
+
+    id: str
+    email: str
+    password_hash: str
+    created_at: int
+    role: str = "owner"
+
+    def __repr__(self) -> str:
+        return f"<Account {self.id}>"
+
+
+class IDirectory(Interface):
+    """Apps, keys and accounts."""
+
+    async def app(id: str) -> App | None:
+        """The app of this id."""
+
+    async def apps() -> list[App]:
+        """All apps, in the order of their ids."""
+
+    async def key(id: str) -> Key | None:
+        """The key of this id (a JWT's ``kid``)."""
+
+    async def key_by_hash(api_key_hash: str) -> Key | None:
+        """The key whose API key has this SHA-256 in hex."""
+
+    async def account_by_email(email: str) -> Account | None:
+        """The account of this e-mail address, compared without case."""
+
+    async def is_empty() -> bool:
+        """Whether there is no app yet: the first start."""
+
+    async def create(app: App, keys: list[Key], account: Account) -> None:
+        """Stores an app with its keys and owner, all or none. Raises ``ValueError`` when an id or e-mail is taken."""
