@@ -1,0 +1,125 @@
+"""What the directory said lately: apps and keys, remembered for a few seconds and within a bound.
+
+What was not found is remembered apart, so that a flood of invented keys never drives the real ones out.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from wsock.interfaces import App, IDirectory, Key
+
+__all__ = ["DirectoryCache", "Recent"]
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """A mapping of the ``size`` entries that were used last."""
+
+    __slots__ = ("_entries", "_size")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: K) -> V | None:
+        """The entry, which counts as used."""
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        """Adds or replaces an entry; the one used longest ago goes when there is no room."""
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._size:
+            self._entries.popitem(last=False)
+
+
+@dataclass(slots=True)
+class _Lookups(Generic[V]):
+    """One kind of look-up, by one name."""
+
+    fetch: Callable[[str], Awaitable[V | None]]
+    now: Callable[[], float]
+    seconds: float
+    size: int
+    found: Recent[str, tuple[float, V]] = field(init=False)
+    missing: Recent[str, float] = field(init=False)
+    waiting: dict[str, list[Deferred[V | None]]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.found = Recent(self.size)
+        self.missing = Recent(self.size)
+
+    async def get(self, name: str) -> V | None:
+        entry = self.found.get(name)
+        if entry is not None and self._is_fresh(entry[0]):
+            return entry[1]
+        missed = self.missing.get(name)
+        if missed is not None and self._is_fresh(missed):
+            return None
+        return await self._shared(name)
+
+    def _is_fresh(self, at: float) -> bool:
+        return 0 <= self.now() - at < self.seconds
+
+    def _shared(self, name: str) -> Deferred[V | None]:
+        """The look-up that is under way, or a new one. Whoever cancels it gives up alone."""
+        result: Deferred[V | None] = Deferred()
+        waiting = self.waiting.get(name)
+        if waiting is not None:
+            waiting.append(result)
+            return result
+        self.waiting[name] = [result]
+        Deferred.fromCoroutine(self._remember(name)).addBoth(self._answer, name)
+        return result
+
+    async def _remember(self, name: str) -> V | None:
+        value = await self.fetch(name)
+        if value is None:
+            self.missing.put(name, self.now())
+        else:
+            self.found.put(name, (self.now(), value))
+        return value
+
+    def _answer(self, outcome: V | None | Failure, name: str) -> None:
+        for waiting in self.waiting.pop(name):
+            waiting.callback(outcome)
+
+
+class DirectoryCache:
+    """Apps and keys, at most ``seconds`` old: so soon does a revocation take effect.
+
+    Look-ups of the same name that run at once are one. Errors of the directory are passed on and not
+    remembered.
+    """
+
+    def __init__(self, directory: IDirectory, now: Callable[[], float], *, seconds: float, size: int) -> None:
+        self._apps: _Lookups[App] = _Lookups(directory.app, now, seconds, size)
+        self._keys: _Lookups[Key] = _Lookups(directory.key, now, seconds, size)
+        self._hashes: _Lookups[Key] = _Lookups(directory.key_by_hash, now, seconds, size)
+
+    async def app(self, id: str) -> App | None:
+        """The app of this id."""
+        return await self._apps.get(id)
+
+    async def key(self, id: str) -> Key | None:
+        """The key of this id."""
+        return await self._keys.get(id)
+
+    async def key_by_hash(self, api_key_hash: str) -> Key | None:
+        """The key whose API key has this SHA-256 in hex."""
+        return await self._hashes.get(api_key_hash)

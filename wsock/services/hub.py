@@ -1,0 +1,174 @@
+"""Who on this node listens to which channel, and the fan-out to them.
+
+A channel with anybody on this node has a :class:`Topic`. It is held open by subscriptions, by members who are
+present, and by those who are on the way to either; when the last one lets go, the broker is told that this node needs
+the channel no more.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from wsock.errors import Code
+from wsock.interfaces import IBroker, IReceiver
+from wsock.protocol.codec import encode
+from wsock.protocol.frames import ErrorEvent
+from wsock.protocol.messages import Message
+from wsock.protocol.position import Position
+from wsock.protocol.presence import PresenceChange
+from wsock.protocol.wire import text_frame
+from wsock.services.turn import Feed, Outlet, Turn
+
+__all__ = ["Hub", "Topic"]
+
+
+class Topic(Feed):
+    """A channel on this node: its subscribers (``outlets``), and who only follows its presence (``watchers``).
+
+    ``epoch`` and ``sequence`` are the position up to which its subscribers were told; ``timestamp`` is the last
+    message's.
+    """
+
+    __slots__ = ("app", "channel", "epoch", "holders", "opening", "sequence", "timestamp", "watchers")
+
+    def __init__(self, app: str, channel: str) -> None:
+        super().__init__()
+        self.app = app
+        self.channel = channel
+        self.epoch = ""
+        self.sequence = 0
+        self.timestamp = 0
+        self.holders = 0
+        self.watchers: dict[Outlet, None] = {}
+        self.opening: list[Deferred[None]] | None = []
+
+    @property
+    def position(self) -> Position:
+        """Where its subscribers stand."""
+        return Position(self.epoch, self.sequence)
+
+
+@implementer(IReceiver)
+class Hub:
+    """Multiplexes the channels of this node onto its connections."""
+
+    _log = Logger()
+
+    def __init__(self, broker: IBroker, turn: Turn) -> None:
+        self._broker = broker
+        self._turn = turn
+        self._topics: dict[tuple[str, str], Topic] = {}
+        broker.listen(self)
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    # The connections' side.
+
+    async def open(self, app: str, channel: str) -> Topic:
+        """The channel's topic, attached to the broker and held until :meth:`close`."""
+        topic = self._topics.get((app, channel))
+        if topic is None:
+            topic = self._topics[app, channel] = Topic(app, channel)
+            topic.holders = 1
+            await self._attach(topic)
+            return topic
+        topic.holders += 1
+        if topic.opening is not None:
+            opened: Deferred[None] = Deferred()
+            topic.opening.append(opened)
+            await opened
+        return topic
+
+    def close(self, topic: Topic) -> None:
+        """Lets go of a topic."""
+        topic.holders -= 1
+        if not topic.holders:
+            del self._topics[topic.app, topic.channel]
+            self._broker.detach(topic.app, topic.channel)
+
+    def join(self, topic: Topic, outlet: Outlet) -> None:
+        """Live delivery to the outlet starts behind the topic's position, exactly."""
+        self._turn.flush()
+        topic.outlets[outlet] = None
+
+    def part(self, topic: Topic, outlet: Outlet) -> None:
+        """Live delivery ends, after what was delivered up to now."""
+        if outlet in topic.outlets:
+            self._turn.flush()
+            del topic.outlets[outlet]
+
+    def watch(self, topic: Topic, outlet: Outlet) -> None:
+        """The outlet gets the topic's presence changes, subscribed or not."""
+        topic.watchers[outlet] = None
+
+    def unwatch(self, topic: Topic, outlet: Outlet) -> None:
+        """The outlet gets the presence changes as a subscriber only."""
+        topic.watchers.pop(outlet, None)
+
+    def subscribers(self, app: str, channel: str) -> int:
+        """How many connections of this node are subscribed."""
+        topic = self._topics.get((app, channel))
+        return len(topic.outlets) if topic is not None else 0
+
+    # The broker's side.
+
+    def message(self, app: str, message: Message) -> None:
+        """Fans a message out; it is encoded once."""
+        topic = self._topics.get((app, message.channel))
+        if topic is None:
+            return
+        topic.epoch = message.epoch
+        topic.sequence = message.sequence
+        topic.timestamp = message.timestamp
+        if topic.outlets:
+            self._turn.broadcast(topic, text_frame(encode(message.event())))
+
+    def presence(self, app: str, change: PresenceChange) -> None:
+        """Fans a presence change out, to subscribers and to present members."""
+        topic = self._topics.get((app, change.channel))
+        if topic is None:
+            return
+        frame = text_frame(encode(change.event()))
+        self._turn.broadcast(topic, frame)
+        for outlet in topic.watchers:
+            if outlet not in topic.outlets:
+                self._turn.send(outlet, frame)
+
+    def lost(self, app: str, channel: str, position: Position) -> None:
+        """Tells the subscribers that they may have missed something."""
+        topic = self._topics.get((app, channel))
+        if topic is None:
+            return
+        topic.epoch, topic.sequence = position.epoch, position.sequence
+        self._turn.broadcast(topic, text_frame(encode(recovery_failed(channel))))
+
+    async def _attach(self, topic: Topic) -> None:
+        try:
+            position = await self._broker.attach(topic.app, topic.channel)
+        except Exception:
+            failure = Failure()
+            self._opened(topic, failure)
+            raise
+        if not topic.sequence:
+            topic.epoch, topic.sequence = position.epoch, position.sequence
+        self._opened(topic, None)
+
+    def _opened(self, topic: Topic, failure: Failure | None) -> None:
+        waiting, topic.opening = topic.opening or [], None
+        if failure is not None:
+            self._topics.pop((topic.app, topic.channel), None)
+        for opened in waiting:
+            if failure is None:
+                opened.callback(None)
+            else:
+                opened.errback(failure)
+
+
+def recovery_failed(channel: str) -> ErrorEvent:
+    """The frame that says so instead of losing silently."""
+    text = f"messages of '{channel}' may have been missed and can't be replayed: read its history"
+    return ErrorEvent(error=text, code=Code.RECOVERY_FAILED.value, channel=channel)

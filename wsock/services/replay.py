@@ -1,0 +1,143 @@
+"""Brings one connection up to date: what it missed, merged over its channels in timestamp order, then live.
+
+A replay is a pull. It reads the channels' recovery windows a page at a time, writes at the pace at which the client
+reads, and switches every channel to live delivery in one step when all of them stand at their live positions. Until
+then live messages are not delivered to the connection on those channels, nor kept for it: they are read when their
+turn comes. A channel that is subscribed while a replay runs joins it, so that timestamps never go back on the
+connection.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from heapq import heapify, heappop, heappush
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from wsock.errors import Gone
+from wsock.interfaces import IBroker
+from wsock.protocol.codec import encode
+from wsock.protocol.messages import Message
+from wsock.protocol.position import Position
+from wsock.protocol.wire import text_frame
+from wsock.services.hub import Hub, Topic, recovery_failed
+from wsock.services.turn import Outlet, Turn
+
+__all__ = ["Cursor", "Paced", "Replay"]
+
+_PAGE = 100
+_CHUNK_BYTES = 1 << 16
+
+
+class Paced(Outlet, Protocol):
+    """An outlet that says when its client has read enough to be sent more."""
+
+    def abort(self) -> None:
+        """Ends the connection at once, so that the client comes back and resumes."""
+
+    def drained(self) -> Deferred[None] | None:
+        """``None`` when there is room now, else fires when there is."""
+
+
+class Cursor:
+    """Where a replay stands in one channel: read up to ``position``, with ``unsent`` messages still to be written."""
+
+    __slots__ = ("position", "topic", "unsent")
+
+    def __init__(self, topic: Topic, position: Position, unsent: Iterable[Message] = ()) -> None:
+        self.topic = topic
+        self.position = position
+        self.unsent = deque(unsent)
+
+
+class Replay:
+    """The replay of one connection. ``on_end`` is called once it has switched to live."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        broker: IBroker,
+        turn: Turn,
+        clock: IReactorTime,
+        outlet: Paced,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._hub = hub
+        self._broker = broker
+        self._turn = turn
+        self._clock = clock
+        self._outlet = outlet
+        self._on_end = on_end
+        self._cursors: dict[str, Cursor] = {}
+
+    def add(self, cursor: Cursor) -> None:
+        """The channel is replayed from the cursor's position on, and then goes live."""
+        self._cursors[cursor.topic.channel] = cursor
+
+    def drop(self, channel: str) -> None:
+        """The channel is replayed no more, nor goes live."""
+        self._cursors.pop(channel, None)
+
+    async def run(self) -> None:
+        """Replays until every channel is live."""
+        while not await self._is_level():
+            await self._send_chunk()
+        for cursor in self._cursors.values():
+            self._hub.join(cursor.topic, self._outlet)
+        self._cursors.clear()
+        self._on_end()
+
+    async def _is_level(self) -> bool:
+        """Whether, at this moment, every cursor has sent all that its topic delivered.
+
+        Decided without waiting in between: a read that had to be waited for is followed by another look.
+        """
+        has_waited = True
+        while has_waited:
+            has_waited = False
+            for cursor in list(self._cursors.values()):
+                if not cursor.unsent and cursor.position != cursor.topic.position:
+                    before = cursor.topic.sequence
+                    await self._fill(cursor)
+                    has_waited = has_waited or cursor.topic.sequence != before
+        return all(not c.unsent and c.position == c.topic.position for c in self._cursors.values())
+
+    async def _fill(self, cursor: Cursor) -> None:
+        topic = cursor.topic
+        try:
+            messages = await self._broker.read(topic.app, topic.channel, cursor.position, _PAGE)
+        except Gone:
+            self._turn.send(self._outlet, text_frame(encode(recovery_failed(topic.channel))))
+            cursor.position = topic.position
+            return
+        cursor.unsent.extend(messages)
+        if messages:
+            cursor.position = messages[-1].position
+
+    async def _send_chunk(self) -> None:
+        """Writes what is certainly next, up to a chunk, and waits until the client has room for more."""
+        heap = [(c.unsent[0].timestamp, n, c) for n, c in enumerate(self._cursors.values()) if c.unsent]
+        heapify(heap)
+        size = 0
+        while heap and size < _CHUNK_BYTES:
+            _, number, cursor = heappop(heap)
+            if self._cursors.get(cursor.topic.channel) is not cursor:
+                continue
+            frame = text_frame(encode(cursor.unsent.popleft().event()))
+            self._turn.send(self._outlet, frame)
+            size += len(frame)
+            if cursor.unsent:
+                heappush(heap, (cursor.unsent[0].timestamp, number, cursor))
+            elif cursor.position != cursor.topic.position:
+                break
+        if size < _CHUNK_BYTES:
+            return
+        self._turn.flush()
+        await deferLater(self._clock, 0)
+        drained = self._outlet.drained()
+        if drained is not None:
+            await drained
