@@ -1,0 +1,188 @@
+"""All WebSocket connections of this node: who may open one, their heartbeats, and how they all end.
+
+Heartbeats and expiries come from one timer for all connections: each second it visits a fifth of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wsock.edges.websocket import Connection, ConnectionLimits
+from wsock.errors import CloseCode, Code, Refused
+from wsock.protocol.codec import Codec
+from wsock.protocol.handshake import Handshake
+from wsock.protocol.session import Session, SessionLimits
+from wsock.services.auth import Credential
+from wsock.services.limits import Limits
+from wsock.verbs import REQUESTS
+from wsock.verbs.peer import Services
+
+__all__ = ["WebSocketGate"]
+
+_SLOTS = 5
+_BATCH_PAUSE_SECONDS = 0.1
+_OURS = "wsock/1"
+
+
+class WebSocketGate(Service):
+    """Admits upgrades and keeps the connections that come of them.
+
+    ``connect_rate`` is the connects a minute from one address, ``max_connections`` those at a time; 0 is no limit.
+    ``is_ready`` says whether the server is able to serve.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        services: Services,
+        limits: Limits,
+        new_id: Callable[[], str],
+        is_ready: Callable[[], bool],
+        *,
+        session_limits: SessionLimits,
+        connection_limits: ConnectionLimits,
+        connect_rate: int = 0,
+        max_connections: int = 0,
+    ) -> None:
+        self._services = services
+        self._limits = limits
+        self._new_id = new_id
+        self._is_ready = is_ready
+        self._session_limits = session_limits
+        self._connection_limits = connection_limits
+        self._connect_rate = connect_rate
+        self._max_connections = max_connections
+        self._codec = Codec(REQUESTS)
+        self._slots: list[dict[Connection, None]] = [{} for _ in range(_SLOTS)]
+        self._next_slot = 0
+        self._count = 0
+        self._ending: dict[Deferred[None], None] = {}
+        self._is_draining = False
+        self._ticking = LoopingCall(self._tick)
+        self._ticking.clock = services.clock
+        self.opened = 0
+        self.closed: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    # Opening.
+
+    async def admit(self, handshake: Handshake, address: str) -> Callable[[Any], Connection]:
+        """Verifies the credential and the limits; what is returned opens the connection on a transport."""
+        if self._is_draining or not self._is_ready():
+            raise Refused(Code.UNAVAILABLE, "the server is starting or ending: try again", retry_after=1.0)
+        if self._max_connections and self._count >= self._max_connections:
+            text = f"the server has {self._max_connections} connections already (limits.connections)"
+            raise Refused(Code.UNAVAILABLE, text, retry_after=5.0)
+        await self._limits.admit(f"connect:{address}", self._connect_rate, 60.0, what="limits.connect_rate_per_ip")
+        query = handshake.query
+        token, key = query.get("token"), query.get("key")
+        scheme, _, bearer = handshake.headers.get("authorization", "").partition(" ")
+        if not token and not key and scheme.lower() == "bearer":
+            token, key = split_bearer(bearer.strip())
+        auth = self._services.auth
+        credential = await auth.credential(key=key, token=token, client_id=query.get("clientId"))
+        auth.check_origin(credential, handshake.origin)
+        is_ours = query.get("client") == _OURS
+        return lambda transport: self._open(credential, transport, is_ours)
+
+    def _open(self, credential: Credential, transport: Any, is_ours: bool) -> Connection:
+        session = Session(self._codec, self._session_limits, self._services.clock.seconds())
+        connection = Connection(self._services, self._connection_limits, self, session, is_ours=is_ours)
+        self._slots[self.opened % _SLOTS][connection] = None
+        self.opened += 1
+        self._count += 1
+        connection.open(self._new_id(), credential, transport)
+        return connection
+
+    # While they live.
+
+    def startService(self) -> None:
+        """Starts the heartbeats."""
+        super().startService()
+        self._ticking.start(1.0, now=False)
+
+    def _tick(self) -> None:
+        slot = self._slots[self._next_slot]
+        self._next_slot = (self._next_slot + 1) % _SLOTS
+        now = self._services.clock.seconds()
+        for connection in tuple(slot):
+            try:
+                connection.tick(now)
+            except Exception:
+                # One connection's fault must not stop the heartbeat of all others.
+                self._log.failure("a heartbeat failed", failure=Failure())
+
+    def connection_ended(self, connection: Connection, ending: Deferred[None], why: str) -> None:
+        """A connection tells that it is lost."""
+        for slot in self._slots:
+            if connection in slot:
+                del slot[connection]
+                self._count -= 1
+        self.closed[why] = self.closed.get(why, 0) + 1
+        if not ending.called:
+            self._ending[ending] = None
+            ending.addBoth(lambda _: self._ending.pop(ending, None))
+
+    def connections(self) -> list[Connection]:
+        """All connections."""
+        return [connection for slot in self._slots for connection in slot]
+
+    # Ending.
+
+    def stop_admitting(self) -> None:
+        """From now on upgrades are refused with 503."""
+        self._is_draining = True
+
+    async def drain(self, batch: int) -> None:
+        """Resets all connections, so many every 100 ms, so that their clients come back and resume elsewhere.
+
+        Clients of ours are asked first, and reset when they did not go.
+        """
+        self.stop_admitting()
+        connections = self.connections()
+        for start in range(0, len(connections), batch):
+            some = connections[start : start + batch]
+            for connection in some:
+                connection.ask_to_reconnect(0)
+                connection.drain()
+            await deferLater(self._services.clock, _BATCH_PAUSE_SECONDS)
+            for connection in some:
+                connection.reset("drained")
+
+    async def close(self, batch: int) -> None:
+        """Closes all connections with 1001, so many every 100 ms: there is no server to come back to."""
+        self.stop_admitting()
+        connections = self.connections()
+        for start in range(0, len(connections), batch):
+            for connection in connections[start : start + batch]:
+                connection.drain()
+                connection.end(CloseCode.GOING_AWAY, "the server shuts down")
+            await deferLater(self._services.clock, _BATCH_PAUSE_SECONDS)
+
+    def stopService(self) -> Deferred[None]:
+        """Stops the heartbeats; fires when what the connections held is given back."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._ticking.running:
+            self._ticking.stop()
+        for connection in self.connections():
+            connection.reset("stopped")
+        await deferLater(self._services.clock, 0)
+        await gatherResults(list(self._ending), consumeErrors=True)
+
+
+def split_bearer(text: str) -> tuple[str | None, str | None]:
+    """A bearer credential as (JWT, API key): a JWT has three parts, the first of which begins a JSON object."""
+    return (text, None) if text.startswith("eyJ") and text.count(".") == 2 else (None, text)

@@ -1,0 +1,146 @@
+"""The writing end of a connection: straight to the kernel where that is safe, never beyond a bound.
+
+Twisted's transports buffer without limit, so the outlet is their producer: while the transport is paused, frames wait
+in a queue whose bytes are counted. A client that lets it fill is a slow consumer, and its connection is reset: it comes
+back and resumes, at the expense of nobody else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import tcp, unix
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from wsock.protocol.session import Session
+
+__all__ = ["TransportOutlet"]
+
+_PLAIN = (tcp.Server, unix.Server)
+
+
+@implementer(IPushProducer)
+class TransportOutlet:
+    """Writes to one transport.
+
+    ``limit`` is in bytes; ``on_slow`` is called once, after the connection was aborted for exceeding it. The session is
+    told that something was sent.
+    """
+
+    __slots__ = (
+        "_is_open",
+        "_is_paused",
+        "_is_plain",
+        "_limit",
+        "_on_slow",
+        "_queue",
+        "_queued",
+        "_session",
+        "_transport",
+        "_waiting",
+        "pending",
+    )
+
+    def __init__(self, transport: Any, session: Session, limit: int, on_slow: Callable[[], None]) -> None:
+        self._transport = transport
+        self._session = session
+        self._limit = limit
+        self._on_slow = on_slow
+        # By exact type: a TLS or PROXY wrapper forwards these attributes, and bytes would leave in clear.
+        self._is_plain = type(transport) in _PLAIN and not transport.TLS
+        self._is_paused = False
+        self._is_open = True
+        self._queue: deque[bytes] | None = None
+        self._queued = 0
+        self._waiting: list[Deferred[None]] | None = None
+        self.pending: list[bytes] | None = None
+        transport.registerProducer(self, True)
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the client to read."""
+        return self._queued
+
+    def write(self, frames: bytes) -> None:
+        """Writes what is pending and then the frames."""
+        if self.pending is not None:
+            frames = b"".join(self.pending) + frames
+            self.pending = None
+        if not self._is_open:
+            return
+        self._session.sent = True
+        transport = self._transport
+        if self._is_paused:
+            self._enqueue(frames)
+        elif (
+            self._is_plain
+            and transport.connected
+            and not transport.disconnecting
+            and not transport._tempDataLen
+            and not transport.dataBuffer
+        ):
+            sent = transport.writeSomeData(frames)
+            if sent != len(frames):
+                # Anything but a count is an error, which the reactor finds again on its own way.
+                transport.write(frames[sent:] if isinstance(sent, int) else frames)
+        else:
+            transport.write(frames)
+
+    def drained(self) -> Deferred[None] | None:
+        """``None`` when there is room, else fires when the client has read what was written."""
+        if not self._is_paused:
+            return None
+        drained: Deferred[None] = Deferred()
+        self._waiting = [*(self._waiting or ()), drained]
+        return drained
+
+    def close(self) -> None:
+        """Nothing more is taken. What waits goes to the transport, which is left without a producer and may end."""
+        if self._is_open:
+            self._is_open = False
+            queue, self._queue = self._queue, None
+            self._transport.unregisterProducer()
+            self._transport.writeSequence(queue or ())
+
+    def abort(self) -> None:
+        """Resets the connection: everything not yet sent is dropped."""
+        self._queue = None
+        self.close()
+        self._transport.abortConnection()
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full."""
+        self._is_paused = True
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer has room again."""
+        self._is_paused = False
+        while self._queue and not self._is_paused:
+            frames = self._queue.popleft()
+            self._queued -= len(frames)
+            self._transport.write(frames)
+        if self._is_paused:
+            return
+        self._queue = None
+        waiting, self._waiting = self._waiting, None
+        for drained in waiting or ():
+            drained.callback(None)
+
+    def stopProducing(self) -> None:
+        """The connection is lost."""
+        self._is_open = False
+        self._queue = None
+
+    def _enqueue(self, frames: bytes) -> None:
+        self._queued += len(frames)
+        if self._queued > self._limit:
+            self.abort()
+            self._on_slow()
+            return
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(frames)

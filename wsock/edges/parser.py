@@ -1,0 +1,100 @@
+"""Autobahn's frame parser, for every frame that is not a complete masked text frame.
+
+A parser exists only while it is needed: from the first byte of something unusual (a control frame, a fragment, a frame
+that no client may send) until it is at rest between two messages. So its strictness costs nothing at rest. What it
+finds, it tells the connection; it never writes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.protocol import WebSocketProtocol
+
+from wsock.errors import CloseCode
+
+__all__ = ["FrameParser", "FrameReceiver"]
+
+
+class FrameReceiver(Protocol):
+    """Whom the parser tells."""
+
+    def received_message(self, payload: bytes, is_binary: bool) -> None:
+        """A complete message."""
+
+    def received_ping(self, payload: bytes) -> None:
+        """A ping, to be answered."""
+
+    def received_close(self, code: int | None) -> None:
+        """The client closes."""
+
+    def fail(self, code: CloseCode, reason: str) -> None:
+        """The client broke the protocol."""
+
+
+class _Factory:
+    """What the parser asks of Autobahn's factory."""
+
+    isServer = True  # noqa: N815
+
+
+class FrameParser(WebSocketServerProtocol):
+    """Feed it bytes with :meth:`feed`; it may be dropped when :attr:`is_at_rest`."""
+
+    # Set here, so that Autobahn copies (and formats for its log) no options for each instance.
+    CONFIG_ATTRS = []
+    applyMask = True  # noqa: N815
+    autoFragmentSize = 0  # noqa: N815
+    autoPingInterval = 0  # noqa: N815
+    autoPingRestartOnAnyTraffic = False  # noqa: N815
+    failByDrop = True  # noqa: N815
+    logFrames = False  # noqa: N815
+    logOctets = False  # noqa: N815
+    openHandshakeTimeout = 0  # noqa: N815
+    requireMaskedClientFrames = True  # noqa: N815
+    trackTimings = False  # noqa: N815
+    # The text of every message is checked as a whole, in one place: wsock.protocol.codec.
+    utf8validateIncoming = False  # noqa: N815
+    factory = _Factory()
+
+    def __init__(self, receiver: FrameReceiver, limit: int) -> None:
+        super().__init__()
+        self._receiver = receiver
+        self.maxFramePayloadSize = limit
+        self.maxMessagePayloadSize = limit
+        WebSocketProtocol._connectionMade(self)
+        self.state = WebSocketProtocol.STATE_OPEN
+        self.inside_message = False
+        self.current_frame: Any = None
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it stands between two messages with nothing left over."""
+        return self.current_frame is None and not self.inside_message and not self.data
+
+    def feed(self, data: bytes) -> None:
+        """Parses the bytes and tells the receiver what they are."""
+        self._dataReceived(data)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N803
+        """Autobahn's hook."""
+        self._receiver.received_message(payload, isBinary)
+
+    def onPing(self, payload: bytes) -> None:
+        """Autobahn's hook."""
+        self._receiver.received_ping(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """Autobahn's hook. A pong needs no answer."""
+
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool:  # noqa: N803
+        """Autobahn's hook."""
+        self.state = WebSocketProtocol.STATE_CLOSED
+        self._receiver.received_close(code)
+        return True
+
+    def _fail_connection(self, code: int = CloseCode.PROTOCOL_ERROR, reason: str = "", *_: Any) -> None:
+        if self.state != WebSocketProtocol.STATE_CLOSED:
+            self.state = WebSocketProtocol.STATE_CLOSED
+            self._receiver.fail(CloseCode(code), reason)

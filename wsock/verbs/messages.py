@@ -1,0 +1,128 @@
+"""``publish`` and ``history``."""
+
+from __future__ import annotations
+
+from math import ceil, floor
+from typing import ClassVar, Literal, TypeGuard
+
+from msgspec import Raw
+from twisted.internet.defer import Deferred
+
+from wsock.errors import Code, Refused
+from wsock.protocol.channels import check_channel
+from wsock.protocol.codec import encode
+from wsock.protocol.frames import NULL, Ack, History, HistoryPage, Request
+from wsock.protocol.messages import HistoryQuery, Message, Receipt
+from wsock.verbs.peer import Peer
+
+__all__ = ["HistoryRequest", "Publish", "history", "history_pages", "publish"]
+
+MAX_FRAME = 1 << 20
+"""Bytes that no frame exceeds (protocol.md I.3)."""
+_ENVELOPE = 1024
+
+
+class Publish(Request, frozen=True, tag="publish"):
+    """Publishes a message. ``data`` may be anything, or absent (null). Without ``persist`` it is kept as history."""
+
+    in_order: ClassVar[bool] = False
+
+    channel: str
+    data: Raw = NULL
+    id: str | None = None
+    persist: bool | None = None
+
+
+def publish(peer: Peer, request: Publish) -> Deferred[None]:
+    """Answered by ``ack`` when the broker has accepted the message."""
+    credential = peer.credential
+    credential.permissions.require("publish", request.channel)
+    accepted = peer.services.messages.publish(
+        credential.app,
+        request.channel,
+        request.data,
+        id=request.id,
+        identity=credential.identity,
+        publisher_id=peer.client_id,
+        persist=request.persist is not False,
+    )
+    return accepted.addCallback(_acknowledge, peer)
+
+
+def _acknowledge(receipt: Receipt, peer: Peer) -> None:
+    peer.send(Ack(receipt.id, receipt.channel, receipt.timestamp, receipt.sequence))
+
+
+class HistoryRequest(Request, frozen=True, tag="history"):
+    """Asks for a page of the past. ``before`` and ``after`` are timestamps in milliseconds, exclusive."""
+
+    in_order: ClassVar[bool] = False
+
+    channel: str
+    limit: float | None = None
+    before: float | None = None
+    after: float | None = None
+    direction: str | None = None
+
+
+async def history(peer: Peer, request: HistoryRequest) -> None:
+    """Answered by ``history``."""
+    check_channel(request.channel)
+    peer.credential.permissions.require("history", request.channel)
+    query = _query(request)
+    page = await peer.services.messages.history(peer.app, request.channel, query)
+    for messages, has_more in history_pages(page.messages, page.has_more, MAX_FRAME // 2):
+        entries = [m.entry() for m in messages]
+        nested = HistoryPage(request.channel, entries, has_more)
+        peer.send(History(request.channel, nested, entries, has_more))
+
+
+def _query(request: HistoryRequest) -> HistoryQuery:
+    direction: Literal["forward", "backward"] = "forward" if request.direction == "forward" else "backward"
+    if request.direction not in (None, "", "forward", "backward"):
+        raise Refused(Code.BAD_REQUEST, "history: 'direction' takes forward or backward")
+    limit = 50 if request.limit is None else int(max(1, min(request.limit, 1000)))
+    return HistoryQuery(
+        limit=limit,
+        before=ceil(request.before) if _is_bound(request.before) else None,
+        after=floor(request.after) if _is_bound(request.after) else None,
+        direction=direction,
+    )
+
+
+def _is_bound(value: float | None) -> TypeGuard[float]:
+    """0 and less, which some SDKs send for "none", are no bound."""
+    return value is not None and 0 < value < 1 << 53
+
+
+def history_pages(messages: list[Message], has_more: bool, room: int) -> list[tuple[list[Message], bool]]:
+    """The page cut to ``room`` bytes of JSON, never between equal timestamps.
+
+    It is one page that says ``hasMore``, unless the first run of equal timestamps alone is larger: then that run is
+    sent as several.
+    """
+    fitting = _fitting(messages, room)
+    if fitting == len(messages):
+        return [(messages, has_more)]
+    end = fitting
+    while end and messages[end - 1].timestamp == messages[fitting].timestamp:
+        end -= 1
+    if end:
+        return [(messages[:end], True)]
+    run = [m for m in messages if m.timestamp == messages[0].timestamp]
+    pages: list[tuple[list[Message], bool]] = []
+    while run:
+        count = _fitting(run, room)
+        pages.append((run[:count], len(run) > count or has_more or len(messages) > len(run)))
+        run = run[count:]
+    return pages
+
+
+def _fitting(messages: list[Message], room: int) -> int:
+    """How many of the messages, at least one, take no more than ``room`` bytes."""
+    left = room - _ENVELOPE
+    for number, message in enumerate(messages):
+        left -= len(encode(message.entry())) + 1
+        if left < 0:
+            return max(1, number)
+    return len(messages)

@@ -1,0 +1,105 @@
+"""``presence.enter``, ``presence.update``, ``presence.leave`` and ``presence.get``."""
+
+from __future__ import annotations
+
+from msgspec import Raw
+
+from wsock.protocol.channels import check_channel
+from wsock.protocol.codec import encode
+from wsock.protocol.frames import EMPTY_OBJECT, Member, PresenceMembers, Request
+from wsock.verbs.messages import MAX_FRAME
+from wsock.verbs.peer import Peer
+
+__all__ = ["PresenceEnterRequest", "PresenceGet", "PresenceLeaveRequest", "PresenceUpdateRequest"]
+
+
+class PresenceEnterRequest(Request, frozen=True, tag="presence.enter"):
+    """Enters the channel as a member; ``data`` is an object (null, absent and ``[]`` mean an empty one)."""
+
+    channel: str
+    data: Raw = EMPTY_OBJECT
+
+
+async def enter(peer: Peer, request: PresenceEnterRequest) -> None:
+    """Answered by the ``presence.enter`` (or, when present already, ``presence.update``) that everybody gets."""
+    channel = request.channel
+    _check(peer, channel)
+    presence, hub = peer.services.presence, peer.services.hub
+    topic = peer.present.get(channel) or await hub.open(peer.app, channel)
+    hub.watch(topic, peer.outlet)
+    try:
+        await presence.enter(peer.app, channel, peer.client_id, peer.id, request.data)
+    except BaseException:
+        if channel not in peer.present:
+            hub.unwatch(topic, peer.outlet)
+            hub.close(topic)
+        raise
+    if not peer.is_closed:
+        peer.present[channel] = topic
+    elif channel not in peer.present:
+        hub.unwatch(topic, peer.outlet)
+        hub.close(topic)
+        await presence.lost(peer.app, peer.client_id, peer.id, [channel])
+
+
+class PresenceUpdateRequest(Request, frozen=True, tag="presence.update"):
+    """Replaces the member's data."""
+
+    channel: str
+    data: Raw = EMPTY_OBJECT
+
+
+async def update(peer: Peer, request: PresenceUpdateRequest) -> None:
+    """Answered by the ``presence.update`` that everybody gets."""
+    _check(peer, request.channel)
+    await peer.services.presence.update(peer.app, request.channel, peer.client_id, peer.id, request.data)
+
+
+class PresenceLeaveRequest(Request, frozen=True, tag="presence.leave"):
+    """Leaves the channel. Leaving where one is not present does nothing."""
+
+    channel: str
+
+
+async def leave(peer: Peer, request: PresenceLeaveRequest) -> None:
+    """Answered by the ``presence.leave`` that everybody gets, the client that left included."""
+    _check(peer, request.channel)
+    topic = peer.present.get(request.channel)
+    if topic is None:
+        return
+    await peer.services.presence.leave(peer.app, request.channel, peer.client_id, peer.id)
+    if peer.present.pop(request.channel, None) is not None:
+        peer.services.hub.unwatch(topic, peer.outlet)
+        peer.services.hub.close(topic)
+
+
+class PresenceGet(Request, frozen=True, tag="presence.get"):
+    """Asks who is present."""
+
+    channel: str
+
+
+async def get(peer: Peer, request: PresenceGet) -> None:
+    """Answered by ``presence.members``, in several frames where one would be too large."""
+    _check(peer, request.channel)
+    members = await peer.services.presence.members(peer.app, request.channel)
+    for part, has_more in _parts(members, MAX_FRAME // 2):
+        peer.send(PresenceMembers(request.channel, part, part, has_more))
+
+
+def _check(peer: Peer, channel: str) -> None:
+    check_channel(channel)
+    peer.credential.permissions.require("presence", channel)
+
+
+def _parts(members: list[Member], room: int) -> list[tuple[list[Member], bool]]:
+    parts: list[list[Member]] = [[]]
+    left = room
+    for member in members:
+        size = len(encode(member)) + 1
+        if size > left and parts[-1]:
+            parts.append([])
+            left = room
+        parts[-1].append(member)
+        left -= size
+    return [(part, number < len(parts)) for number, part in enumerate(parts, 1)]
