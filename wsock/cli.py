@@ -1,0 +1,204 @@
+"""``wsock``: administration from a shell.
+
+Each command answers for people by default, and says what to do next when something is wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from wsock import __version__
+from wsock.config import Config, Resolved, describe, resolve
+from wsock.errors import ConfigError
+
+__all__ = ["Finding", "main"]
+
+_REQUIREMENTS = ("Twisted", "autobahn", "msgspec", "PyJWT", "cryptography", "argon2-cffi", "click")
+_FREE_BYTES = 100 * 1_048_576
+_FILES_FEW, _FILES_MANY = 1_024, 65_536
+_EARLIEST = 1_767_225_600  # 2026-01-01: no clock that is right shows less
+
+
+@click.group()
+@click.version_option(__version__, prog_name="wsock")
+def main() -> None:
+    """Administers a wsock server."""
+
+
+_config_option = click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The TOML file with the settings (default: the variable WSOCK_CONFIG).",
+)
+
+
+@main.command()
+@_config_option
+@click.option("--json", "as_json", is_flag=True, help="A JSON object, for programs.")
+def config(file: Path | None, as_json: bool) -> None:
+    """Prints the effective settings and where each comes from; passwords are hidden."""
+    try:
+        resolved = resolve(file=file, environ=os.environ)
+    except ConfigError as e:
+        raise click.ClickException(str(e)) from e
+    rows = [(s.key, _hidden(_value(resolved.config, s.key)), resolved.sources[s.key]) for s in describe()]
+    if as_json:
+        click.echo(json.dumps({key: {"value": value, "source": source} for key, value, source in rows}, indent=2))
+        return
+    for key, value, source in rows:
+        click.echo(f"{key} = {json.dumps(value)}  # {source}")
+
+
+@main.command()
+@_config_option
+@click.option("--dev", is_flag=True, help="Check for a start with --dev.")
+def doctor(file: Path | None, dev: bool) -> None:
+    """Checks that a server can run here, and says what to do where it can't."""
+    findings = list(_findings(file, {"dev": True} if dev else {}))
+    for finding in findings:
+        click.echo(f"{finding.state:<5} {finding.subject}: {finding.text}")
+    if any(finding.state == "FAIL" for finding in findings):
+        sys.exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found. ``FAIL``: the server won't run; ``warn``: it will, but not well."""
+
+    state: Literal["ok", "warn", "FAIL"]
+    subject: str
+    text: str
+
+
+def _findings(file: Path | None, options: dict[str, Any]) -> Iterator[Finding]:
+    yield from _versions()
+    yield _clock(time.time())
+    yield _open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    try:
+        resolved = resolve(file=file, environ=os.environ, options=options)
+    except ConfigError as e:
+        yield Finding("FAIL", "settings", str(e))
+        return
+    yield _settings(resolved)
+    if not resolved.config.dev:
+        yield _data_directory(Path(resolved.config.data))
+    for text in resolved.config.listen:
+        yield _listen(text)
+
+
+def _value(config: Config, key: str) -> Any:
+    section, _, name = key.rpartition(".")
+    return getattr(getattr(config, section) if section else config, name)
+
+
+def _hidden(value: Any) -> Any:
+    """The value without the user and password of a URL."""
+    if isinstance(value, tuple):
+        return [_hidden(part) for part in value]
+    return re.sub(r"(?<=//)[^/@\s]+@", "...@", value) if isinstance(value, str) else value
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("ok", "versions", f"wsock {__version__} on Python {sys.version.split()[0]}")
+    for name in _REQUIREMENTS:
+        try:
+            yield Finding("ok", "versions", f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield Finding("FAIL", "versions", f"{name} is not installed; install wsock again with pip")
+
+
+def _clock(now: float) -> Finding:
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    if now < _EARLIEST:
+        return Finding("FAIL", "clock", f"it is {shown}, which can't be; set the clock, or tokens are refused")
+    return Finding("ok", "clock", f"it is {shown}")
+
+
+def _open_files(limit: int) -> Finding:
+    if limit == resource.RLIM_INFINITY or limit >= _FILES_MANY:
+        return Finding("ok", "open files", "the limit leaves room for many connections")
+    advice = (
+        f"the limit is {limit}, and each connection takes one; raise it with LimitNOFILE= or 'ulimit -n {_FILES_MANY}'"
+    )
+    return Finding("FAIL" if limit < _FILES_FEW else "warn", "open files", advice)
+
+
+def _settings(resolved: Resolved) -> Finding:
+    given = sum(source != "default" for source in resolved.sources.values())
+    return Finding("ok", "settings", f"valid; {given} given, the others are defaults ('wsock config' shows them)")
+
+
+def _data_directory(path: Path) -> Finding:
+    """Whether the store can write there; the server makes a directory that is missing."""
+    subject, there = f"data in {path}", path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            free = shutil.disk_usage(there).free
+    except OSError as e:
+        return Finding("FAIL", subject, f"can't write to {there}: {e.strerror}; give another directory as --data")
+    if free < _FREE_BYTES:
+        return Finding(
+            "FAIL",
+            subject,
+            f"only {free // 1_048_576} MiB are free; make room or give another directory as --data",
+        )
+    return Finding("ok", subject, f"writable, {free // 1_048_576} MiB free")
+
+
+def _listen(text: str) -> Finding:
+    """Whether the endpoint is free, or taken by a server that lives."""
+    subject = f"listen on {text}"
+    kind, *parts = [part.replace("\\", "") for part in re.split(r"(?<!\\):", text)]
+    named = dict(part.split("=", 1) for part in parts if "=" in part)
+    plain = [part for part in parts if "=" not in part]
+    port = named.get("port", plain[0] if plain else "")
+    if kind not in ("tcp", "tcp6", "ssl") or not port.isdigit():
+        return Finding("ok", subject, "not checked: only tcp: and ssl: endpoints are")
+    host = named.get("interface", plain[1] if kind != "ssl" and len(plain) > 1 else "")
+    return _port(subject, host or ("::" if kind == "tcp6" else ""), int(port), _answers_health)
+
+
+def _port(subject: str, host: str, port: int, is_alive: Callable[[str, int], bool]) -> Finding:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as e:
+        if getattr(e, "errno", None) != errno.EADDRINUSE:
+            reason = getattr(e, "strerror", None) or str(e)
+            return Finding("FAIL", subject, f"can't be bound: {reason}; give another with --listen")
+        if is_alive(host, port):
+            return Finding("ok", subject, "in use by a server that answers /health")
+        return Finding("FAIL", subject, "in use by another program; end it, or give another port with --listen")
+    return Finding("ok", subject, "free")
+
+
+def _answers_health(host: str, port: int) -> bool:
+    address = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    try:
+        with urllib.request.urlopen(f"http://{address}:{port}/health", timeout=2) as reply:
+            return isinstance(json.loads(reply.read(65_536)), dict)
+    except (OSError, ValueError, urllib.error.URLError):
+        return False

@@ -1,0 +1,510 @@
+"""The settings: what there is, where each value comes from, and what is wrong with it.
+
+Defaults give way to the TOML file, the file to ``WSOCK_...`` variables, those to the command line. A
+:class:`Config` is frozen; the structs below are the only place where a setting is described: ``wsock config``
+and the reference page are made from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+from msgspec import Meta
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from wsock.errors import ConfigError
+
+__all__ = [
+    "Config",
+    "Dedup",
+    "Heartbeat",
+    "History",
+    "Http",
+    "Limits",
+    "Presence",
+    "Recovery",
+    "Resolved",
+    "Setting",
+    "Shutdown",
+    "Sqlite",
+    "describe",
+    "endpoints",
+    "load",
+    "resolve",
+]
+
+_MIB = 1_048_576
+_DAY = 86_400
+
+
+def _integer(text: str, least: int = 0, most: int = 1 << 40) -> Meta:
+    return Meta(ge=least, le=most, description=text)
+
+
+def _number(text: str, least: float = 0, most: float = 366 * 10 * _DAY) -> Meta:
+    return Meta(ge=float(least), le=float(most), description=text)
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file."""
+
+
+class Limits(_Section, frozen=True):
+    """What is refused beyond a bound, so that memory stays bounded. A limit of 0 that may be 0 is none."""
+
+    message_bytes: Annotated[
+        int,
+        _integer("The data of one message, in bytes of JSON; more is refused with `too_large`.", 1, 1_000_000),
+    ] = 65_536
+    frame_bytes: Annotated[
+        int,
+        _integer("One WebSocket message from a client; more closes the connection with 1009.", 1_024, 64 * _MIB),
+    ] = 262_144
+    presence_bytes: Annotated[int, _integer("The data of one presence member, in bytes of JSON.", 2, 1_000_000)] = (
+        16_384
+    )
+    presence_members: Annotated[int, _integer("Members of one channel.", 1)] = 10_000
+    channels_per_connection: Annotated[int, _integer("Channels that one connection may be subscribed to.", 1)] = 1_000
+    connection_rate: Annotated[
+        float, _number("Requests a second of one connection, sustained; pings are free. 0: no limit.", 0, 1e9)
+    ] = 0.0
+    connection_burst: Annotated[
+        float,
+        _number(
+            "Requests that one connection may send at once; 0 or less than `connection_rate`: as many.",
+            0,
+            1e9,
+        ),
+    ] = 0.0
+    connect_rate_per_ip: Annotated[
+        int, _integer("Connects a minute from one address; more are answered with 429. 0: no limit.")
+    ] = 0
+    connections: Annotated[int, _integer("Connections at once; more are answered with 503. 0: no limit.")] = 0
+    output_bytes: Annotated[
+        int,
+        _integer(
+            "Output that waits for a slow reader; a connection with more is reset, to come back and resume.",
+            4_096,
+        ),
+    ] = _MIB
+    in_flight_requests: Annotated[
+        int, _integer("Unanswered requests of one connection; beyond it the server stops reading.", 1)
+    ] = 1_024
+    in_flight_bytes: Annotated[
+        int,
+        _integer("Bytes of unanswered requests of one connection; beyond it the server stops reading.", 1_024),
+    ] = _MIB
+    publish_backlog_bytes: Annotated[
+        int,
+        _integer("Messages that wait for the disk; beyond it publishes are refused with `unavailable`.", 65_536),
+    ] = 64 * _MIB
+    malformed_per_minute: Annotated[
+        int, _integer("Malformed requests in a minute that close the connection with 1008.", 1)
+    ] = 10
+    handshake_seconds: Annotated[
+        float, _number("From the accepted connection to the complete request head.", 0.1, 3_600)
+    ] = 10.0
+    head_bytes: Annotated[int, _integer("The head of an HTTP request.", 1_024, _MIB)] = 16_384
+    http_body_bytes: Annotated[
+        int, _integer("The body of an HTTP request; more is answered with 413.", 1_024, 1_024 * _MIB)
+    ] = _MIB
+
+
+class History(_Section, frozen=True):
+    """What channels keep."""
+
+    enabled: Annotated[
+        bool,
+        Meta(description="Whether messages are history; if not, they are kept for the recovery window only."),
+    ] = True
+    ttl_seconds: Annotated[float, _number("How long a message is kept.", 1)] = 604_800.0
+
+
+class Recovery(_Section, frozen=True):
+    """What a client that comes back can be given."""
+
+    seconds: Annotated[float, _number("How long a message can be recovered.", 0, 7 * _DAY)] = 120.0
+    messages: Annotated[int, _integer("How many messages of one channel can be recovered.", 0, 1_000_000)] = 1_000
+    bytes: Annotated[
+        int, _integer("Memory for all channels together; the channels used longest ago give way.", _MIB)
+    ] = 256 * _MIB
+
+
+class Dedup(_Section, frozen=True):
+    """Publishes that are repeated."""
+
+    seconds: Annotated[
+        float, _number("How long a publish with the same id is answered with the first one's ack.", 0, _DAY)
+    ] = 120.0
+
+
+class Presence(_Section, frozen=True):
+    """Members of channels."""
+
+    grace_seconds: Annotated[
+        float, _number("How long a member whose connection was lost stays, to come back unnoticed.", 0, 3_600)
+    ] = 10.0
+
+
+class Heartbeat(_Section, frozen=True):
+    """Signs of life."""
+
+    seconds: Annotated[
+        float, _number("Silence towards a client after which it is sent a `pong`; PHP's SDK bears 60.", 1, 55)
+    ] = 20.0
+
+
+class Sqlite(_Section, frozen=True):
+    """The embedded store."""
+
+    synchronous: Annotated[
+        Literal["full", "normal"],
+        Meta(description=("What an ack survives: `full` a power failure, `normal` a crash of the process.")),
+    ] = "full"
+
+
+class Http(_Section, frozen=True):
+    """Requests that are no WebSocket."""
+
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Origins whose pages may use the REST API; `*` stands for any run of characters."),
+    ] = ("*",)
+    trusted_proxies: Annotated[
+        int,
+        _integer("How many proxies stand in front: so many hops of `X-Forwarded-For` are believed.", 0, 16),
+    ] = 0
+
+
+class Shutdown(_Section, frozen=True):
+    """How connections end with the server."""
+
+    mode: Annotated[
+        Literal["auto", "reset", "close"],
+        Meta(
+            description=(
+                "`reset` makes the SDKs come back and resume at once, `close` says 1001; `auto` resets when"
+                " another process or node can take over."
+            )
+        ),
+    ] = "auto"
+    seconds: Annotated[float, _number("How long ending may take; what is left then is cut off.", 0, 3_600)] = 10.0
+    batch: Annotated[int, _integer("Connections ended in each 100 ms.", 1, 1_000_000)] = 500
+
+
+class Config(_Section, frozen=True):
+    """All settings of one server."""
+
+    dev: Annotated[
+        bool,
+        Meta(description="In memory, with the app `demo` that everybody knows; loopback only, no rate limits."),
+    ] = False
+    listen: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="Endpoints to listen on, as Twisted's server endpoint strings."),
+    ] = ("tcp:9001:interface=127.0.0.1",)
+    data: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="The directory of the embedded store; under systemd `$STATE_DIRECTORY` by default.",
+        ),
+    ] = "wsock-data"
+    log_format: Annotated[
+        Literal["text", "json"], Meta(description="Lines for people, or a JSON object on each line.")
+    ] = "text"
+    limits: Limits = Limits()
+    history: History = History()
+    recovery: Recovery = Recovery()
+    dedup: Dedup = Dedup()
+    presence: Presence = Presence()
+    heartbeat: Heartbeat = Heartbeat()
+    sqlite: Sqlite = Sqlite()
+    http: Http = Http()
+    shutdown: Shutdown = Shutdown()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One key as it is described: ``takes`` says in words what values it has."""
+
+    key: str
+    env: str
+    default: Any
+    takes: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The settings, and for each key where its value came from."""
+
+    config: Config
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A value as it was found; ``is_text`` when it still has to be read as its type."""
+
+    value: Any
+    source: str
+    is_text: bool = False
+
+
+_TYPES: dict[str, Any] = {}
+_SETTINGS: dict[str, Setting] = {}
+_SECTIONS: dict[str, type[_Section]] = {}
+_FOREIGN = ("WSOCK_TEST_", "WSOCK_BENCH_", "WSOCK_CI")
+_ZERO_IN_DEV = ("limits.connection_rate", "limits.connection_burst", "limits.connect_rate_per_ip")
+
+
+def describe() -> Iterator[Setting]:
+    """Every key, in the order of the file."""
+    yield from _SETTINGS.values()
+
+
+def load(
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Config:
+    """The settings of :func:`resolve`, without their sources."""
+    return resolve(file=file, environ=environ, options=options).config
+
+
+def resolve(
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """The settings from the file, the environment and the options, each beating the one before.
+
+    ``file`` is a TOML file; without it the variable ``WSOCK_CONFIG`` names one. A variable is ``WSOCK_``, the
+    section, ``_`` and the key, in capitals; several texts in one are separated by white space. ``options``
+    has dotted keys (``listen``, ``limits.message_bytes``); ``None`` means not given. Raises
+    :class:`ConfigError` that names the key, where it stood, and what it takes.
+    """
+    environ = environ or {}
+    path = file if file is not None else _named_file(environ)
+    found: dict[str, _Value] = {}
+    found.update(_from_systemd(environ))
+    found.update(_from_file(path) if path is not None else {})
+    found.update(_from_environ(environ))
+    found.update(_from_options(options or {}))
+    values = {key: _convert(key, value) for key, value in found.items()}
+    sources = {key: found[key].source if key in found else "default" for key in _SETTINGS}
+    if values.get("dev"):
+        values.update(dict.fromkeys(_ZERO_IN_DEV, 0))
+        sources.update(dict.fromkeys(_ZERO_IN_DEV, "--dev: no rate limits"))
+    config = _build(values)
+    _check(config, sources)
+    return Resolved(config, sources)
+
+
+def endpoints(config: Config, reactor: Any) -> list[IStreamServerEndpoint]:
+    """What ``listen`` stands for. Raises :class:`ConfigError` naming the text that is no endpoint."""
+    return [_endpoint(text, reactor) for text in config.listen]
+
+
+def _endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
+    try:
+        return cast(IStreamServerEndpoint, serverFromString(reactor, text))
+    except Exception as e:  # each endpoint parser is a plugin and fails in its own way
+        raise ConfigError(
+            f"listen: '{text}' is no server endpoint ({str(e) or type(e).__name__}); it takes texts such as"
+            " 'tcp:9001:interface=127.0.0.1' or 'unix:/run/wsock.sock'"
+        ) from e
+
+
+def _named_file(environ: Mapping[str, str]) -> Path | None:
+    name = environ.get("WSOCK_CONFIG")
+    return Path(name) if name else None
+
+
+def _from_systemd(environ: Mapping[str, str]) -> dict[str, _Value]:
+    directory = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return {"data": _Value(directory, "the environment variable STATE_DIRECTORY")} if directory else {}
+
+
+def _from_file(path: Path) -> dict[str, _Value]:
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except OSError as e:
+        raise ConfigError(f"{path}: the settings file can't be read: {e.strerror}") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: this is not TOML: {e}") from e
+    return {key: _Value(value, str(path)) for key, value in _flat(content, str(path))}
+
+
+def _flat(content: Mapping[str, Any], source: str) -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if name not in _SECTIONS:
+            yield _known(name, source), value
+            continue
+        if not isinstance(value, dict):
+            raise ConfigError(f"{name} in {source}: this is a section, write [{name}]")
+        for key, inner in value.items():
+            yield _known(f"{name}.{key}", source), inner
+
+
+def _known(key: str, source: str) -> str:
+    if key in _SETTINGS:
+        return key
+    raise ConfigError(f"{key} in {source}: there is no such setting{_suggestion(key, [*_SETTINGS, *_SECTIONS])}")
+
+
+def _suggestion(word: str, words: list[str]) -> str:
+    """The word that may have been meant, or the way to all of them."""
+    near = difflib.get_close_matches(word, words, 1, 0.6)
+    if not near:  # a key in the wrong section
+        near = [known for known in words if known.rpartition(".")[2] == word.rpartition(".")[2]]
+    return f"; did you mean {near[0]}?" if near else "; 'wsock config' lists them all"
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, _Value]:
+    keys = {setting.env: key for key, setting in _SETTINGS.items()}
+    found = {}
+    for name in sorted(environ):
+        if not name.startswith("WSOCK_") or name == "WSOCK_CONFIG" or name.startswith(_FOREIGN):
+            continue
+        if name not in keys:
+            suggestion = _suggestion(name, [*keys, "WSOCK_CONFIG"])
+            raise ConfigError(f"the environment variable {name}: there is no such setting{suggestion}")
+        found[keys[name]] = _Value(environ[name], f"the environment variable {name}", is_text=True)
+    return found
+
+
+def _from_options(options: Mapping[str, Any]) -> dict[str, _Value]:
+    found = {}
+    for key, value in options.items():
+        if value is not None:
+            source = f"the option --{key.replace('_', '-')}"
+            found[_known(key, source)] = _Value(value, source)
+    return found
+
+
+def _convert(key: str, found: _Value) -> Any:
+    wanted, value = _TYPES[key], found.value
+    if found.is_text and isinstance(_SETTINGS[key].default, tuple):
+        value = value.split()
+    elif found.is_text and isinstance(_SETTINGS[key].default, bool):
+        value = value.lower()
+    try:
+        converted = msgspec.convert(value, wanted, strict=not found.is_text)
+    except msgspec.ValidationError as e:
+        raise _wrong(key, found) from e
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise _wrong(key, found)
+    return converted
+
+
+def _wrong(key: str, found: _Value) -> ConfigError:
+    setting, shown = _SETTINGS[key], _without_password(repr(found.value))
+    return ConfigError(f"{key} in {found.source}: takes {setting.takes}, not {shown}")
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(?<=//)[^/@\s]+@", "...@", text)
+
+
+def _build(values: Mapping[str, Any]) -> Config:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    return msgspec.convert(tree, Config)
+
+
+def _check(config: Config, sources: Mapping[str, str]) -> None:
+    """What no single key can tell."""
+    limits = config.limits
+    for low, high in (
+        ("message_bytes", "frame_bytes"),
+        ("presence_bytes", "frame_bytes"),
+        ("message_bytes", "output_bytes"),
+    ):
+        if getattr(limits, low) > getattr(limits, high):
+            source = sources[f"limits.{high}"]
+            raise ConfigError(
+                f"limits.{high} in {source}: takes at least limits.{low}, which is {getattr(limits, low)}"
+            )
+    if config.dev:
+        for text in config.listen:
+            _check_loopback(text, sources["listen"])
+
+
+def _check_loopback(text: str, source: str) -> None:
+    if _is_loopback(text):
+        return
+    raise ConfigError(
+        f"listen in {source}: with --dev anybody may do anything, so '{text}' is refused; it takes"
+        " 'unix:...' or 'tcp:PORT:interface=127.0.0.1'"
+    )
+
+
+def _is_loopback(text: str) -> bool:
+    """Whether only this machine can reach the endpoint, as far as its text tells."""
+    kind, *parts = [part.replace("\\", "") for part in re.split(r"(?<!\\):", text)]
+    if kind == "haproxy" and parts:
+        kind, *parts = parts
+    if kind == "unix":
+        return True
+    if kind not in ("tcp", "tcp6", "ssl"):
+        return False
+    named = dict(part.split("=", 1) for part in parts if "=" in part)
+    positional = [part for part in parts if "=" not in part]
+    # 'tcp:PORT:INTERFACE'; the second place of 'ssl:' is a private key, so there the name is needed
+    second = positional[1] if kind != "ssl" and len(positional) > 1 else ""
+    interface = named.get("interface", second)
+    if interface == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(interface).is_loopback
+    except ValueError:
+        return False
+
+
+def _register(section: type[_Section], prefix: str) -> None:
+    for field in msgspec.structs.fields(section):
+        if isinstance(field.default, _Section):
+            _SECTIONS[field.name] = type(field.default)
+            _register(type(field.default), f"{field.name}.")
+            continue
+        key = prefix + field.name
+        _TYPES[key] = field.type
+        _SETTINGS[key] = Setting(
+            key=key,
+            env=f"WSOCK_{key.replace('.', '_').upper()}",
+            default=field.default,
+            takes=_takes(field.type),
+            description=field.type.__metadata__[0].description,
+        )
+
+
+def _takes(annotated: Any) -> str:
+    wanted, meta = annotated.__origin__, annotated.__metadata__[0]
+    if wanted is bool:
+        return "true or false"
+    if wanted in (int, float):
+        kind = "a whole number" if wanted is int else "a number"
+        return f"{kind} from {meta.ge:.12g} to {meta.le:.13g}"
+    if wanted is str:
+        return "a text"
+    choices = getattr(wanted, "__args__", ())
+    return "a list of texts" if choices[1:] == (...,) else f"one of {', '.join(choices)}"
+
+
+_register(Config, "")

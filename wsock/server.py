@@ -1,0 +1,344 @@
+"""The composition root: all parts of one server, put together, started and ended in order.
+
+The one place that names concrete classes. Ports are bound first, so that a busy one ends the process before anything
+was created; until the stores are open, ``/ready`` and upgrades answer 503.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+
+from wsock.backends.memory_broker import MemoryBroker
+from wsock.backends.memory_counters import MemoryCounters
+from wsock.backends.memory_directory import MemoryDirectory
+from wsock.backends.memory_presence import MemoryPresence
+from wsock.backends.memory_store import MemoryMessages
+from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages
+from wsock.config import Config, endpoints
+from wsock.edges.doorway import DoorFactory
+from wsock.edges.gate import WebSocketGate
+from wsock.edges.http import HttpEdge, build_site
+from wsock.edges.listening import tune_listener
+from wsock.edges.websocket import ConnectionLimits
+from wsock.errors import ConfigError
+from wsock.interfaces import IDirectory, IMessageStore
+from wsock.protocol.session import SessionLimits
+from wsock.services.auth import Auth
+from wsock.services.housekeeping import Housekeeping
+from wsock.services.hub import Hub
+from wsock.services.limits import Limits
+from wsock.services.messages import Messages
+from wsock.services.presence import Presence
+from wsock.services.provisioning import Provisioned, dev_records, provision, write_credentials
+from wsock.services.turn import Turn
+from wsock.verbs.peer import Services
+
+__all__ = ["Server"]
+
+_DATABASE = "wsock.db"
+_CREDENTIALS = "credentials.txt"
+
+
+def _to_terminal(text: str) -> None:
+    print(text, file=sys.__stderr__, flush=True)
+
+
+class Server(Service):
+    """A whole wsock server as one service.
+
+    ``reactor`` is Twisted's, ``now`` the wall clock in seconds, ``random`` gives unpredictable bytes, and ``show``
+    shows the credentials of a first start to whoever started it. Embed it with ``setServiceParent``; ``started()``
+    tells when it serves. In process, :attr:`messages` publishes and reads history and :attr:`presence` tells who is
+    there.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        reactor: Any,
+        now: Callable[[], float] = time.time,
+        random: Callable[[int], bytes] = os.urandom,
+        show: Callable[[str], None] = _to_terminal,
+    ) -> None:
+        self.config = config
+        self._reactor = reactor
+        self._now = now
+        self._random = random
+        self._show = show
+        self._endpoints = endpoints(config, reactor)
+        self._listening: list[Deferred[IListeningPort]] = []
+        self._ports: list[IListeningPort] = []
+        self._starting: Deferred[None] | None = None
+        self._state = "starting"
+        self._build_stores()
+        self._build_services()
+        self._build_edges()
+
+    # Building.
+
+    def _build_stores(self) -> None:
+        config = self.config
+        self._database: SqliteDatabase | None = None
+        self._provisioned: Provisioned | None = None
+        store: MemoryMessages | SqliteMessages
+        directory: MemoryDirectory | SqliteDirectory
+        if config.dev:
+            self._provisioned = dev_records()
+            store = MemoryMessages()
+            directory = MemoryDirectory()
+        else:
+            path = Path(config.data) / _DATABASE
+            self._database = SqliteDatabase(path, self._reactor, synchronous=config.sqlite.synchronous)
+            store = SqliteMessages(self._database)
+            directory = SqliteDirectory(self._database)
+        self._store: IMessageStore = store
+        self._directory: IDirectory = directory
+        self._broker = MemoryBroker(
+            store,
+            self._now,
+            lambda: self._random(6).hex(),
+            recovery_seconds=config.recovery.seconds,
+            recovery_messages=config.recovery.messages,
+            recovery_bytes=config.recovery.bytes,
+            dedup_seconds=config.dedup.seconds,
+            backlog_bytes=config.limits.publish_backlog_bytes,
+            unknown_before=int(self._now() * 1000) if config.dev else 0,
+        )
+
+    def _build_services(self) -> None:
+        config = self.config
+        turn = Turn(self._reactor)
+        self.hub = Hub(self._broker, turn)
+        self.auth = Auth(self._directory, self._now)
+        self.messages = Messages(
+            self._broker,
+            self._store,
+            self._new_id,
+            max_bytes=config.limits.message_bytes,
+            keeps_history=config.history.enabled,
+        )
+        presence_store = MemoryPresence(max_members=config.limits.presence_members)
+        presence_store.listen(self.hub)
+        self.presence = Presence(
+            presence_store,
+            self._reactor,
+            self._now,
+            grace_seconds=config.presence.grace_seconds,
+            max_data_bytes=config.limits.presence_bytes,
+        )
+        self._limits = Limits(MemoryCounters(), self._now)
+        self._housekeeping = Housekeeping(
+            self._directory,
+            self._store,
+            self._broker.trim,
+            self._reactor,
+            self._now,
+            ttl_seconds=config.history.ttl_seconds,
+            transient_seconds=config.recovery.seconds,
+        )
+        self._services = Services(
+            auth=self.auth,
+            broker=self._broker,
+            hub=self.hub,
+            messages=self.messages,
+            presence=self.presence,
+            turn=turn,
+            clock=self._reactor,
+            now=self._now,
+            max_channels=config.limits.channels_per_connection,
+        )
+
+    def _build_edges(self) -> None:
+        limits = self.config.limits
+        self.gate = WebSocketGate(
+            self._services,
+            self._limits,
+            self._new_id,
+            lambda: self._state == "ready",
+            session_limits=SessionLimits(
+                rate=limits.connection_rate,
+                burst=max(limits.connection_burst, limits.connection_rate),
+                malformed=limits.malformed_per_minute,
+                heartbeat_seconds=self.config.heartbeat.seconds,
+            ),
+            connection_limits=ConnectionLimits(
+                frame_bytes=limits.frame_bytes,
+                output_bytes=limits.output_bytes,
+                in_flight_requests=limits.in_flight_requests,
+                in_flight_bytes=limits.in_flight_bytes,
+            ),
+            connect_rate=limits.connect_rate_per_ip,
+            max_connections=limits.connections,
+        )
+        self._http = HttpEdge(
+            messages=self.messages,
+            presence=self.presence,
+            auth=self.auth,
+            gate=self.gate,
+            state=lambda: self._state,
+            cors_origins=self.config.http.cors_origins,
+        )
+        site = build_site(self._http.resource(), self._reactor, max_body_bytes=limits.http_body_bytes)
+        self._doors = DoorFactory(
+            self.gate,
+            site.buildProtocol,
+            self._reactor,
+            max_head_bytes=limits.head_bytes,
+            handshake_seconds=limits.handshake_seconds,
+            trusted_proxies=self.config.http.trusted_proxies,
+        )
+        self._sweeping = LoopingCall(self._doors.sweep)
+        self._sweeping.clock = self._reactor
+
+    def resource(self) -> IResource:
+        """The server as a resource for somebody else's site: REST below it, and WebSocket upgrades on any path."""
+        return self._http.resource()
+
+    def _new_id(self) -> str:
+        return self._random(8).hex()
+
+    # Starting.
+
+    def privilegedStartService(self) -> None:
+        """Binds the ports, while the process may still bind low ones."""
+        super().privilegedStartService()
+        self._listen()
+
+    def startService(self) -> None:
+        """Opens the stores and begins to serve; see :meth:`started`."""
+        super().startService()
+        self._listen()
+        self._starting = Deferred.fromCoroutine(self._start())
+
+    def started(self) -> Deferred[None]:
+        """Fires when the server serves; fails when it can't, with what an operator must know."""
+        waiting: Deferred[None] = Deferred()
+
+        def tell(outcome: None | Failure) -> None:
+            waiting.callback(outcome)
+
+        assert self._starting is not None, "the service was not started"
+        self._starting.addBoth(tell)
+        return waiting
+
+    def _listen(self) -> None:
+        if not self._listening:
+            self._listening = [endpoint.listen(self._doors) for endpoint in self._endpoints]
+
+    async def _start(self) -> None:
+        self._ports = await gatherResults(self._listening, consumeErrors=True)
+        for port in self._ports:
+            tune_listener(port)
+        if self._database is not None:
+            self._database.start()
+            self._provisioned = await provision(
+                self._directory, self._now, self._random, self._in_thread, self._keep_credentials
+            )
+        elif self._provisioned is not None:
+            made = self._provisioned
+            await self._directory.create(made.app, [made.key], made.account)
+        await self._broker.start()
+        for service in (self.presence, self._housekeeping, self.gate):
+            service.startService()
+        self._sweeping.start(1.0, now=False)
+        self._announce()
+        self._state = "ready"
+
+    def _in_thread(self, function: Callable[[str], str], argument: str) -> Deferred[str]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, argument)
+
+    def _keep_credentials(self, made: Provisioned) -> None:
+        try:
+            write_credentials(Path(self.config.data) / _CREDENTIALS, made)
+        except OSError as e:
+            raise ConfigError(f"data: the credentials can't be written to {e.filename}: {e.strerror}") from e
+
+    def _announce(self) -> None:
+        """Says where the server is, and shows the credentials of a first start: to people, never to the log."""
+        made = self._provisioned
+        if made is not None and not self.config.dev:
+            path = Path(self.config.data) / _CREDENTIALS
+            self._show(
+                f"\nThis is the first start. These credentials are shown once, and kept in {path}:\n\n{made.text}\n"
+            )
+        for port in self._ports:
+            self._log.info("wsock serves on {address}", address=_address(port))
+        if self.config.dev:
+            self._log.info("development mode: in memory, API key 'demo'; never expose it")
+
+    # Ending.
+
+    def stopService(self) -> Deferred[None]:
+        """Ends in phases: no new connections, then the connections, the services, the stores."""
+        super().stopService()
+        self._state = "draining"
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        self.gate.stop_admitting()
+        seconds = self.config.shutdown.seconds
+        for phase in (self._end_connections, self._stop_listening, self._stop_services, self._close_stores):
+            ending = Deferred.fromCoroutine(phase()).addTimeout(seconds, self._reactor)
+            try:
+                await ending
+            except Exception:
+                # The phases behind it must come all the same; what was left undone stands in the log.
+                self._log.failure("ending: {phase} did not end in time or failed", phase=phase.__name__)
+
+    async def _end_connections(self) -> None:
+        if self._resets():
+            await self.gate.drain(self.config.shutdown.batch)
+        else:
+            await self.gate.close(self.config.shutdown.batch)
+
+    def _resets(self) -> bool:
+        """Whether clients will find a server when they come back at once: one that shares or inherits the socket."""
+        mode = self.config.shutdown.mode
+        if mode == "auto":
+            return any(text.startswith(("systemd:", "adopt")) for text in self.config.listen)
+        return mode == "reset"
+
+    async def _stop_listening(self) -> None:
+        if self._sweeping.running:
+            self._sweeping.stop()
+        await gatherResults([maybeDeferred(port.stopListening) for port in self._ports], consumeErrors=True)
+
+    async def _stop_services(self) -> None:
+        for service in (self.gate, self.presence, self._housekeeping):
+            if service.running:
+                await maybeDeferred(service.stopService)
+
+    async def _close_stores(self) -> None:
+        if self._database is not None:
+            await self._database.stop()
+
+
+def _address(port: IListeningPort) -> str:
+    """Where the port listens, as people write it."""
+    match port.getHost():
+        case IPv4Address(host=host, port=number):
+            return f"ws://{host}:{number}"
+        case IPv6Address(host=host, port=number):
+            return f"ws://[{host}]:{number}"
+        case other:
+            return str(other)

@@ -1,0 +1,255 @@
+"""``twistd wsocket``: its options, the service it runs, and how it ends when that can't start.
+
+twistd answers an exception in ``makeService`` or ``startService`` with a traceback, and a usage error with
+the whole help text. An operator wants one line that says what to do, and a status that a supervisor takes as
+a failure. So a wrong setting ends the process from :func:`makeService`, and :class:`Program` watches the
+server start: on a failure it logs one line, stops the reactor in the ordinary way (the PID file goes, the log
+is complete), and has the interpreter exit with status 1 at its very end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import (
+    FileLogObserver,
+    ILogObserver,
+    LegacyLogObserverWrapper,
+    LogEvent,
+    Logger,
+    eventAsText,
+    textFileLogObserver,
+)
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+from twisted.python.usage import Options as UsageOptions
+from zope.interface import implementer
+
+from wsock.config import Config, endpoints, load
+from wsock.errors import ConfigError
+
+__all__ = ["Options", "Program", "RedactingObserver", "json_observer", "makeService", "redacted"]
+
+_REDACTIONS = (
+    (re.compile(r"(?i)\b((?:api_?)?key|token|resumeToken)=[^&\s\"'<>#;,)]*"), r"\1=[hidden]"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]+"), r"\1 [hidden]"),
+    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "[hidden]"),
+)
+
+_KEPT = ("log_time", "log_level", "log_namespace", "log_system")
+
+
+class Options(UsageOptions):
+    """The command line of ``twistd wsocket``."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "A realtime messaging server. Every setting has a key in the TOML file and a variable WSOCK_... as well;"
+        " 'wsock config' prints them all."
+    )
+    optFlags = [["dev", None, "In memory, with the well-known app 'demo'; loopback only. Never in production."]]
+    optParameters = [
+        ["config", "c", None, "The TOML file with the settings (default: the variable WSOCK_CONFIG)."],
+        [
+            "data",
+            "d",
+            None,
+            "The directory of the embedded store (default: $STATE_DIRECTORY or ./wsock-data).",
+        ],
+        ["log-format", None, None, "'text' or 'json' (default: text)."],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # not typed upstream
+        self["listen"] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """An endpoint to listen on, such as tcp:9001:interface=127.0.0.1; may be repeated."""
+        self["listen"].append(endpoint)
+
+    opt_l = opt_listen
+
+    def settings(self) -> dict[str, Any]:
+        """What was given, as :func:`wsock.config.load` takes it."""
+        return {
+            "dev": True if self["dev"] else None,
+            "listen": self["listen"] or None,
+            "data": self["data"],
+            "log_format": self["log-format"],
+        }
+
+
+def makeService(options: Options) -> IService:
+    """The server as twistd runs it. Ends the process with one line and status 1 when a setting is wrong."""
+    from twisted.internet import reactor
+
+    from wsock.server import Server
+
+    try:
+        config = _load(options, reactor)
+        server = Server(config, reactor=reactor)
+    except ConfigError as e:
+        raise SystemExit(f"wsocket: {e}") from e
+    return Program(server, reactor, _log_observer(config, options.parent))
+
+
+def _load(options: Options, reactor: Any) -> Config:
+    file = options["config"]
+    config = load(file=Path(file) if file else None, environ=os.environ, options=options.settings())
+    endpoints(config, reactor)  # said now, on the terminal, rather than by a daemon in its log
+    return config
+
+
+@implementer(IService)
+class Program(Service):
+    """A server whose failed start ends the process with status 1.
+
+    ``server`` is an :class:`IService` whose ``started()`` returns a Deferred that fires when it serves, and
+    fails otherwise. Its ``stopService`` is called in both cases.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        server: Any,
+        reactor: Any,
+        observer: ILogObserver,
+        at_exit: Callable[[Callable[[], None]], object] = atexit.register,
+    ) -> None:
+        self.server = server
+        self._reactor = reactor
+        self._observer = observer
+        self._at_exit = at_exit
+        self._has_failed = False
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Joins the application and gives it the log observer, which twistd asks for before it starts."""
+        if isinstance(parent, Componentized) and parent.getComponent(ILogObserver, None) is None:
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # not typed upstream
+
+    def privilegedStartService(self) -> None:
+        """Passes on what has to be done before privileges are shed."""
+        super().privilegedStartService()  # type: ignore[no-untyped-call]  # not typed upstream
+        self._attempt(self.server.privilegedStartService)
+
+    def startService(self) -> None:
+        """Starts the server; a failure, now or later, ends the process."""
+        super().startService()  # type: ignore[no-untyped-call]  # not typed upstream
+        if not self._has_failed and self._attempt(self.server.startService):
+            self.server.started().addErrback(self._failed)
+
+    def stopService(self) -> Deferred[None] | None:
+        """Stops the server, which fires when it has ended."""
+        super().stopService()  # type: ignore[no-untyped-call]  # not typed upstream
+        return cast("Deferred[None] | None", self.server.stopService())
+
+    def _attempt(self, start: Callable[[], None]) -> bool:
+        try:
+            start()
+        except Exception:  # an edge: whatever it is, it must end the process and not be a traceback of twistd's
+            self._failed(Failure())
+            return False
+        return True
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(CancelledError) and not self.running:
+            return  # stopped before it had started
+        self._has_failed = True
+        if failure.check(ConfigError, CannotListenError, OSError):
+            self._log.critical("wsocket can't start: {reason}", reason=failure.getErrorMessage())
+        else:
+            self._log.failure("wsocket can't start: this is a bug, please report it", failure=failure)
+        self._at_exit(_exit_as_failed)
+        self._reactor.callWhenRunning(self._stop)
+
+    def _stop(self) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
+
+
+def _exit_as_failed() -> None:
+    """Ends the process with status 1 when all is done: twistd itself has no way to set one."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            stream.flush()
+    os._exit(1)
+
+
+def redacted(text: str) -> str:
+    """The text without the values of ``key=`` and ``token=``, bearer credentials, and JWTs."""
+    for pattern, replacement in _REDACTIONS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+@implementer(ILogObserver)
+class RedactingObserver:
+    """Passes events on as redacted text, tracebacks included; no other field of an event gets through."""
+
+    def __init__(self, observer: Callable[[LogEvent], None]) -> None:
+        self._observer = observer
+
+    def __call__(self, event: LogEvent) -> None:
+        """Observes an event."""
+        kept: LogEvent = {name: event[name] for name in _KEPT if name in event}
+        text = redacted(eventAsText(event, includeTimestamp=False, includeSystem=False))
+        self._observer({**kept, "log_format": "{log_text}", "log_text": text})
+
+
+def json_observer(file: TextIO) -> FileLogObserver:
+    """Writes a JSON object a line: ``time``, ``level``, ``namespace``, ``text``, and the event's plain fields."""
+    return FileLogObserver(file, _json_line)
+
+
+def _json_line(event: LogEvent) -> str | None:
+    text = redacted(eventAsText(event, includeTimestamp=False, includeSystem=False))
+    if not text:
+        return None
+    level = event.get("log_level")
+    line = {
+        "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),
+        "level": level.name if level is not None else "info",
+        "namespace": event.get("log_namespace", ""),
+        "text": text,
+    }
+    fields = {
+        name: redacted(value) if isinstance(value, str) else value
+        for name, value in event.items()
+        if not name.startswith("log_") and name not in line and isinstance(value, (str, int, float, bool))
+    }
+    return json.dumps(line | fields) + "\n"
+
+
+def _log_observer(config: Config, twistd: Any) -> ILogObserver:
+    """Writes where twistd's own observer would: by its ``--logfile``, ``--nodaemon`` and ``--syslog``."""
+    given: dict[str, Any] = dict(twistd or {})
+    if given.get("syslog") and config.log_format == "text":
+        from twisted.python.syslog import SyslogObserver
+
+        legacy = SyslogObserver(given["prefix"])
+        return cast(ILogObserver, RedactingObserver(LegacyLogObserverWrapper(cast(Any, legacy.emit))))
+    file = _log_file(given)
+    if config.log_format == "json":
+        return cast(ILogObserver, json_observer(file))
+    return cast(ILogObserver, RedactingObserver(textFileLogObserver(file)))
+
+
+def _log_file(given: dict[str, Any]) -> TextIO:
+    name = given.get("logfile")
+    if name == "-" or (not name and given.get("nodaemon", True)):
+        return sys.stdout
+    return cast(TextIO, LogFile.fromFullPath(name or "twistd.log"))
