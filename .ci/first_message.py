@@ -17,11 +17,7 @@ async def first_message(port: int) -> None:
     await client.connect()
     try:
         channel = client.channel("first-message")
-
-        @channel.on_message
-        def arrived(data: Any, meta: Any) -> None:
-            received.set_result(data)
-
+        channel.on_message(lambda data, meta: received.set_result(data))
         channel.subscribe()
         channel.publish({"text": "hello"})
         data = await asyncio.wait_for(received, 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from tests.base import SynchronousTestCase
 from wsock import __version__, cli
+from wsock.backends.sqlite_file import lock
 
 
 class CliCase(SynchronousTestCase):
@@ -80,7 +82,7 @@ class DoctorTests(CliCase):
 
     def test_healthy(self) -> None:
         """Where a server can run, nothing fails."""
-        self.patch(cli.resource, "getrlimit", lambda which: (1_000_000, 1_000_000))
+        self.patch(resource, "getrlimit", lambda which: (1_000_000, 1_000_000))
         environ = {
             "WSOCK_DATA": f"{self.mktemp()}/deeper",
             "WSOCK_LISTEN": f"tcp:{self.free_port()}:interface=127.0.0.1 unix:/run/x",
@@ -89,7 +91,15 @@ class DoctorTests(CliCase):
         result = self.run_wsock("doctor", **environ)
 
         self.assertEqual(result.exit_code, 0, result.output)
-        for word in ("versions: Twisted", "clock", "open files", "settings: valid", "writable", ": free", "not checked"):
+        for word in (
+            "versions: Twisted",
+            "clock",
+            "open files",
+            "settings: valid",
+            "writable",
+            ": free",
+            "not checked",
+        ):
             self.assertIn(word, result.output)
 
     def test_wrong_settings(self) -> None:
@@ -112,8 +122,19 @@ class DoctorTests(CliCase):
         path.write_text("a file")
         self.assertIn("--data", cli._data_directory(path).text)
         self.assertEqual(cli._data_directory(path / "below").state, "FAIL")
-        self.patch(cli.shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))
+        self.patch(shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))
         self.assertIn("only 4 MiB", cli._data_directory(Path(self.mktemp())).text)
+
+    def test_data_in_use(self) -> None:
+        """A directory that a running server has is told from one that it has left."""
+        path = Path(self.mktemp())
+        path.mkdir()
+        self.assertNotIn("in use", cli._data_directory(path).text)
+        self.assertEqual([*path.iterdir()], [])
+        held = lock(path / "wsock.db")
+        self.assertIn("in use by a running server", cli._data_directory(path).text)
+        held.close()
+        self.assertNotIn("in use", cli._data_directory(path).text)
 
     def test_open_files(self) -> None:
         """A low limit is a warning, a very low one a failure."""

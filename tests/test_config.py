@@ -78,7 +78,7 @@ class SourceTests(ConfigCase):
         self.assertEqual(load(file=two, environ={"WSOCK_CONFIG": str(one)}).data, "two")
 
     def test_state_directory(self) -> None:
-        """systemd's first directory is the default for the data, and no more than that."""
+        """The first directory of systemd is the default for the data, and no more than that."""
         environ = {"STATE_DIRECTORY": "/var/lib/wsock:/var/lib/other"}
 
         self.assertEqual(load(environ=environ).data, "/var/lib/wsock")
@@ -125,7 +125,7 @@ class ErrorTests(ConfigCase):
             ("[limits]\nmessage_bytes = 99999999999999999999", "a whole number"),
             ("[history]\nttl_seconds = nan", "history.ttl_seconds", "a number"),
             ("[history]\nttl_seconds = inf", "a number"),
-            ('[sqlite]\nsynchronous = "on"', "one of full, normal, off"),
+            ('[sqlite]\nsynchronous = "on"', "one of full, normal"),
         ):
             self.assert_wrong(*words, file=self.file(text))
         for text in ("", "x", "nan", "1e999", "0x10"):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from twisted.application.service import Application, IService, Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactor
 from twisted.logger import FileLogObserver, ILogObserver, Logger, LogPublisher, textFileLogObserver
@@ -70,8 +70,9 @@ class ProgramTests(SynchronousTestCase):
 
     def run_reactor(self) -> None:
         """What ``reactor.run()`` does first."""
-        self.reactor.running = True
-        self.reactor.run()
+        self.reactor.running = self.reactor.hasRun = True
+        for hook, args, kwargs in self.reactor.whenRunningHooks:
+            hook(*args, **kwargs)
 
     def test_interface(self) -> None:
         """It is a service."""
@@ -98,7 +99,7 @@ class ProgramTests(SynchronousTestCase):
         self.program.startService()
         self.program.stopService()
 
-        self.server.when_started.errback(Failure(CancelledError()))  # type: ignore[no-untyped-call]  # Twisted's
+        self.server.when_started.errback(Failure(CancelledError()))
 
         self.assertEqual((self.stops, self.exits), ([], []))
 
@@ -118,7 +119,8 @@ class ProgramTests(SynchronousTestCase):
         self.run_reactor()
 
         error = CannotListenError("127.0.0.1", 9001, OSError(98, "Address already in use"))
-        self.server.when_started.errback(error)
+        several = gatherResults([fail(error)], consumeErrors=True)
+        several.addErrback(self.server.when_started.errback)
 
         self.assertEqual((self.stops, len(self.exits)), ([True], 1))
 
@@ -126,7 +128,7 @@ class ProgramTests(SynchronousTestCase):
         """After a failure with privileges the server is not started without them."""
 
         def fail() -> None:
-            raise OSError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied")
 
         self.server.privilegedStartService = fail  # type: ignore[method-assign]  # the fault
 
@@ -145,13 +147,13 @@ class ProgramTests(SynchronousTestCase):
         self.assertEqual((self.stops, len(self.exits)), ([True], 1))
 
     def test_log_observer(self) -> None:
-        """twistd finds the observer in the application; one that is there already stays."""
-        application = Application("x")  # type: ignore[no-untyped-call]  # Twisted's
+        """The observer is where twistd looks for it; one that is there already stays."""
+        application = Application("x")
         self.program.setServiceParent(application)
         self.assertIs(application.getComponent(ILogObserver), self.program._observer)
 
         other = FileLogObserver(io.StringIO(), str)
-        application = Application("x")  # type: ignore[no-untyped-call]  # Twisted's
+        application = Application("x")
         application.setComponent(ILogObserver, other)
         tap.Program(self.server, self.reactor, self.program._observer).setServiceParent(application)
         self.assertIs(application.getComponent(ILogObserver), other)
@@ -176,9 +178,7 @@ class OptionTests(SynchronousTestCase):
             "--dev", "-l", "unix:/a", "--listen", "unix:/b", "--data", "d", "--log-format", "json", "-c", "f"
         )
 
-        self.assertEqual(
-            given, {"dev": True, "listen": ["unix:/a", "unix:/b"], "data": "d", "log_format": "json"}
-        )
+        self.assertEqual(given, {"dev": True, "listen": ["unix:/a", "unix:/b"], "data": "d", "log_format": "json"})
         self.assertTrue(load(options=given).dev)
 
     def test_wrong(self) -> None:

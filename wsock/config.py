@@ -169,7 +169,7 @@ class Sqlite(_Section, frozen=True):
 
     synchronous: Annotated[
         Literal["full", "normal"],
-        Meta(description=("What an ack survives: `full` a power failure, `normal` a crash of the process.")),
+        Meta(description="What an ack survives: `full` a power failure, `normal` a crash of the process."),
     ] = "full"
 
 
@@ -438,9 +438,7 @@ def _check(config: Config, sources: Mapping[str, str]) -> None:
     ):
         if getattr(limits, low) > getattr(limits, high):
             source = sources[f"limits.{high}"]
-            raise ConfigError(
-                f"limits.{high} in {source}: takes at least limits.{low}, which is {getattr(limits, low)}"
-            )
+            raise ConfigError(f"limits.{high} ({source}): takes at least limits.{low}, which is {getattr(limits, low)}")
     if config.dev:
         for text in config.listen:
             _check_loopback(text, sources["listen"])

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError
 from twisted.internet.error import CannotListenError
 from twisted.logger import (
     FileLogObserver,
@@ -72,7 +72,7 @@ class Options(UsageOptions):
     ]
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # not typed upstream
+        super().__init__()
         self["listen"] = []
 
     def opt_listen(self, endpoint: str) -> None:
@@ -95,11 +95,9 @@ def makeService(options: Options) -> IService:
     """The server as twistd runs it. Ends the process with one line and status 1 when a setting is wrong."""
     from twisted.internet import reactor
 
-    from wsock.server import Server
-
     try:
         config = _load(options, reactor)
-        server = Server(config, reactor=reactor)
+        server = _server(config, reactor)
     except ConfigError as e:
         raise SystemExit(f"wsocket: {e}") from e
     return Program(server, reactor, _log_observer(config, options.parent))
@@ -110,6 +108,12 @@ def _load(options: Options, reactor: Any) -> Config:
     config = load(file=Path(file) if file else None, environ=os.environ, options=options.settings())
     endpoints(config, reactor)  # said now, on the terminal, rather than by a daemon in its log
     return config
+
+
+def _server(config: Config, reactor: Any) -> Any:
+    from wsock.server import Server  # with all that a server needs: not for the list of twistd's plugins
+
+    return Server(config, reactor=reactor)
 
 
 @implementer(IService)
@@ -139,22 +143,22 @@ class Program(Service):
         """Joins the application and gives it the log observer, which twistd asks for before it starts."""
         if isinstance(parent, Componentized) and parent.getComponent(ILogObserver, None) is None:
             parent.setComponent(ILogObserver, self._observer)
-        super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # not typed upstream
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Passes on what has to be done before privileges are shed."""
-        super().privilegedStartService()  # type: ignore[no-untyped-call]  # not typed upstream
+        super().privilegedStartService()
         self._attempt(self.server.privilegedStartService)
 
     def startService(self) -> None:
         """Starts the server; a failure, now or later, ends the process."""
-        super().startService()  # type: ignore[no-untyped-call]  # not typed upstream
+        super().startService()
         if not self._has_failed and self._attempt(self.server.startService):
             self.server.started().addErrback(self._failed)
 
     def stopService(self) -> Deferred[None] | None:
         """Stops the server, which fires when it has ended."""
-        super().stopService()  # type: ignore[no-untyped-call]  # not typed upstream
+        super().stopService()
         return cast("Deferred[None] | None", self.server.stopService())
 
     def _attempt(self, start: Callable[[], None]) -> bool:
@@ -169,6 +173,8 @@ class Program(Service):
         if failure.check(CancelledError) and not self.running:
             return  # stopped before it had started
         self._has_failed = True
+        while isinstance(failure.value, FirstError):
+            failure = failure.value.subFailure
         if failure.check(ConfigError, CannotListenError, OSError):
             self._log.critical("wsocket can't start: {reason}", reason=failure.getErrorMessage())
         else:

@@ -1,7 +1,7 @@
 """Counters in memory: a sliding window for each key, on one node.
 
-Events are counted in up to 64 groups a window. A group opens with an event, takes the next ones until it has a
-64th of the limit (rounded up), and leaves the window as a whole when its first event does. So:
+Events are counted in up to 64 groups a window. A group opens with an event, takes the next ones until it has
+a 64th of the limit (rounded up), and leaves the window as a whole when its first event does. So:
 
 * limits up to 64 are exact; of larger ones any window has less than one group too many, which is 1.6 %
   (3 % just above 64),

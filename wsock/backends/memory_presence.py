@@ -42,9 +42,6 @@ class _Suspensions:
         self._last_number = 0
         self._size = 0
 
-    def __len__(self) -> int:
-        return self._size
-
     @property
     def kept(self) -> int:
         """How many are kept in memory: those that count, and some that no longer do."""
@@ -96,6 +93,10 @@ class _Present:
         self.member = member
         self.connections: dict[str, _Suspension | None] = {}
 
+    def is_held_by(self, connection: str) -> bool:
+        """Whether the connection holds it and is not lost."""
+        return connection in self.connections and self.connections[connection] is None
+
 
 @implementer(IPresenceStore)
 class MemoryPresence:
@@ -134,7 +135,7 @@ class MemoryPresence:
     async def update(self, app: str, channel: str, client_id: str, connection: str, data: bytes, now: float) -> bool:
         """Replaces the member's data; ``False`` when the connection is lost or does not hold the member."""
         present = self._find(app, channel, client_id)
-        if present is None or present.connections.get(connection, present) is not None:
+        if present is None or not present.is_held_by(connection):
             return False
         self._replace(app, channel, present, data)
         return True

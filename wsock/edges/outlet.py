@@ -131,9 +131,12 @@ class TransportOutlet:
             drained.callback(None)
 
     def stopProducing(self) -> None:
-        """The connection is lost."""
+        """The connection is lost: nobody waits for it any longer."""
         self._is_open = False
         self._queue = None
+        waiting, self._waiting = self._waiting, None
+        for drained in waiting or ():
+            drained.callback(None)
 
     def _enqueue(self, frames: bytes) -> None:
         self._queued += len(frames)

@@ -117,6 +117,7 @@ class Connection(Protocol):
         self.session.renew(self.peer.expiry())
         if credential.client_id is not None:
             # What the client asks first must not overtake its return.
+            self._services.presence.arrived(credential.app, self.peer.client_id, id, self.peer.return_home)
             self._track(Deferred.fromCoroutine(self.peer.return_home()), None, 0)
 
     # Bytes in.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,11 +18,12 @@ class Position(msgspec.Struct, frozen=True, gc=False, order=True):
     """The last message known of a channel: its ``sequence``, counted from 1 under an ``epoch``.
 
     A sequence alone proves nothing: a channel that lost its past counts from 1 again, under a new epoch. The
-    position (E, 7) followed by (E, 8) is complete; followed by (F, 8) it is not.
+    position (E, 7) followed by (E, 8) is complete; followed by (F, 8) it is not. A client's is read only with a
+    sequence that every store can count with.
     """
 
     epoch: str
-    sequence: int
+    sequence: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class ResumeToken(msgspec.Struct, frozen=True):

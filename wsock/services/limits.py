@@ -24,9 +24,9 @@ class Limits:
     async def admit(self, key: str, limit: float, window_seconds: float, *, what: str) -> None:
         """Counts an event of ``key``, or raises :class:`Refused` with ``rate_limited`` and ``retry_after``.
 
-        ``what`` is the setting that the limit comes from, and the text names it. A limit of 0 is none: nothing
-        is counted. For a limit that is no whole number the window is longer: 0.5 in 1 s is 1 in 2 s. The ``key``
-        says whose events these are, the app's id included where they are an app's. Raises
+        ``what`` is the setting that the limit comes from, and the text names it. A limit of 0 is none:
+        nothing is counted. For a limit that is no whole number the window is longer: 0.5 in 1 s is 1 in 2 s.
+        The ``key`` says whose events these are, with the app's id where they are an app's. Raises
         :class:`wsock.errors.Unavailable` when the counters are away.
         """
         if limit <= 0:

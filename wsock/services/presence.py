@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 from msgspec import Raw
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -34,8 +34,8 @@ class Presence(Service):
     """Enters, updates and leaves members, and lets those go who do not come back.
 
     A connection that ends lets go of its members even while the store is away: this is done when it is back,
-    before anything is reaped. ``grace_seconds`` is how long a member stays whose connection was lost; ``now`` is
-    the wall clock.
+    before anything is reaped. ``grace_seconds`` is how long a member stays whose connection was lost; ``now``
+    is the wall clock.
     """
 
     _log = Logger()
@@ -53,6 +53,7 @@ class Presence(Service):
         self._now = now
         self._grace_seconds = grace_seconds
         self._max_data_bytes = max_data_bytes
+        self._homes: dict[tuple[str, str], dict[str, Callable[[], Awaitable[None]]]] = {}
         self._owed: deque[Callable[[], Awaitable[None]]] = deque()
         self._is_failing = False
         self._loop = LoopingCall(self._tick)
@@ -86,9 +87,9 @@ class Presence(Service):
         return await self._store.members(app, channel)
 
     def check_data(self, data: bytes | Raw | None) -> bytes:
-        """The JSON object that a client says of itself, as text; absent, ``null`` and ``[]`` are an empty one.
+        """What a client says of itself, as the text of an object: absent, ``null`` and ``[]`` are an empty one.
 
-        It shares no memory with the request. That nested values are UTF-8 was checked by the codec. Raises
+        It shares no memory with the request. That nested texts are UTF-8 is for the codec to check. Raises
         :class:`Refused`: ``too_large``, or ``bad_request`` for anything but an object.
         """
         text = bytes(data or b"").strip(b" \t\r\n")
@@ -123,6 +124,22 @@ class Presence(Service):
         for channel in channels:
             await self._release(partial(self._store.leave, app, channel, client_id, connection, reason))
 
+    def arrived(self, app: str, client_id: str, connection: str, come_home: Callable[[], Awaitable[None]]) -> None:
+        """The client has this connection. ``come_home`` is called when another one of its connections has ended.
+
+        A client may be back before its old connection is known to be dead; its members then pass to the newest one.
+        """
+        self._homes.setdefault((app, client_id), {})[connection] = come_home
+
+    async def gone(self, app: str, client_id: str, connection: str) -> None:
+        """The connection has ended and let go of its members: the client's newest one takes over what it left."""
+        homes = self._homes.get((app, client_id), {})
+        homes.pop(connection, None)
+        if not homes:
+            self._homes.pop((app, client_id), None)
+            return
+        await list(homes.values())[-1]()
+
     async def returned(self, app: str, client_id: str, connection: str) -> list[str]:
         """The connection takes over what the client's lost ones held. Returns the channels."""
         await self._settle()
@@ -135,12 +152,12 @@ class Presence(Service):
             self._owed.append(act)
 
     async def _settle(self) -> None:
-        """Does what could not be done while the store was away. Raises when it still is."""
+        """Does what could not be done while the store was away, or raises when it still is."""
         while self._owed:
             act = self._owed.popleft()
             try:
                 await act()
-            except BaseException:
+            except (Unavailable, CancelledError):
                 self._owed.appendleft(act)
                 raise
 
@@ -148,17 +165,16 @@ class Presence(Service):
 
     def startService(self) -> None:
         """Starts to let members go whose grace period is over."""
-        super().startService()  # type: ignore[no-untyped-call]  # not typed upstream
+        super().startService()
         self._looping = self._loop.start(_REAP_SECONDS, now=False)
 
     def stopService(self) -> Deferred[None]:
         """Fires when the last look at the members has ended."""
-        super().stopService()  # type: ignore[no-untyped-call]  # not typed upstream
+        super().stopService()
         looping, self._looping = self._looping, None
         if looping is None:
             return succeed(None)
-        if self._loop.running:
-            self._loop.stop()
+        self._loop.stop()
         return looping.addCallback(lambda _: None)
 
     def _tick(self) -> Deferred[None]:
@@ -167,7 +183,7 @@ class Presence(Service):
     async def _reap(self) -> None:
         """Never raises, since a LoopingCall ends for good with the first exception.
 
-        Nobody cancels it: a CancelledError comes from the store, for a query it gave up, and is no reason to end.
+        Nobody cancels it: a CancelledError comes from the store, of a query it gave up, and is survived too.
         """
         try:
             await self._settle()

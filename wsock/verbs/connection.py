@@ -7,6 +7,7 @@ from typing import ClassVar
 from wsock.errors import Code, Refused
 from wsock.protocol.frames import Ack, Pong, Request
 from wsock.verbs.peer import Peer
+from wsock.verbs.presence import leave_channel
 
 __all__ = ["Authenticate", "Ping", "authenticate", "ping"]
 
@@ -39,10 +40,7 @@ async def authenticate(peer: Peer, request: Authenticate) -> None:
         peer.unsubscribe(channel)
     for channel in [c for c in peer.present if not permissions.allows("presence", c)]:
         peer.refuse(_lacks("presence", channel), channel=channel)
-        topic = peer.present.pop(channel)
-        peer.services.hub.unwatch(topic, peer.outlet)
-        peer.services.hub.close(topic)
-        await peer.services.presence.leave(peer.app, channel, peer.client_id, peer.id)
+        await leave_channel(peer, channel)
 
 
 def _lacks(operation: str, channel: str) -> Refused:

@@ -74,7 +74,7 @@ async def history(peer: Peer, request: HistoryRequest) -> None:
     for messages, has_more in history_pages(page.messages, page.has_more, MAX_FRAME // 2):
         entries = [m.entry() for m in messages]
         nested = HistoryPage(request.channel, entries, has_more)
-        peer.send(History(request.channel, nested, entries, has_more))
+        await peer.send_large(History(request.channel, nested, entries, has_more))
 
 
 def _query(request: HistoryRequest) -> HistoryQuery:

@@ -53,6 +53,7 @@ class Peer:
     """
 
     __slots__ = (
+        "_leave_reason",
         "_replay",
         "_replaying",
         "_token_timestamp",
@@ -79,6 +80,7 @@ class Peer:
         self.channels: dict[str, Topic] = {}
         self.present: dict[str, Topic] = {}
         self.is_closed = False
+        self._leave_reason: LeaveReason | None = None
         self._replay: Replay | None = None
         self._replaying: Deferred[None] | None = None
         self._token_timestamp: int | None = None
@@ -97,31 +99,67 @@ class Peer:
         """The client gets the event at the end of this turn."""
         self.services.turn.send(self.outlet, text_frame(encode(event)))
 
+    async def send_large(self, event: Event) -> None:
+        """The client gets the event once it has read what it was sent before: it may be as large as the queue."""
+        drained = self.outlet.drained()
+        if drained is not None:
+            await drained
+        self.send(event)
+
     def refuse(self, refused: Refused, *, channel: str | None = None, id: str | None = None) -> None:
         """The client gets an error frame."""
         self.send(error_event(refused, channel=channel, id=id))
 
+    # Presence.
+
     async def return_home(self) -> None:
         """Takes over the members that a lost connection of the same client left behind (protocol.md I.5.6)."""
-        if self.credential.client_id is None:
+        channels = await self.services.presence.returned(self.app, self.client_id, self.id)
+        try:
+            for channel in channels:
+                topic = await self.services.hub.open(self.app, channel)
+                if self.is_closed or channel in self.present:
+                    self.services.hub.close(topic)
+                else:
+                    self.is_present(topic)
+        finally:
+            await self.release([channel for channel in channels if channel not in self.present])
+
+    def is_present(self, topic: Topic) -> None:
+        """The connection holds its member in the topic, which is held open for it."""
+        self.present[topic.channel] = topic
+        self.services.hub.watch(topic, self.outlet)
+
+    def is_absent(self, topic: Topic) -> None:
+        """The connection holds its member there no more."""
+        self.present.pop(topic.channel, None)
+        self.services.hub.unwatch(topic, self.outlet)
+        self.services.hub.close(topic)
+
+    async def release(self, channels: list[str]) -> None:
+        """Lets go of the member in these channels in the way in which the connection ended."""
+        if not channels:
             return
-        for channel in await self.services.presence.returned(self.app, self.client_id, self.id):
-            topic = await self.services.hub.open(self.app, channel)
-            if self.is_closed or channel in self.present:
-                self.services.hub.close(topic)
-            else:
-                self.present[channel] = topic
-                self.services.hub.watch(topic, self.outlet)
-        if self.is_closed:
-            await self.services.presence.lost(self.app, self.client_id, self.id, list(self.present))
+        presence = self.services.presence
+        if self._leave_reason is None:
+            await presence.lost(self.app, self.client_id, self.id, channels)
+        else:
+            await presence.closed(self.app, self.client_id, self.id, channels, self._leave_reason)
 
     # Subscriptions.
 
     def require_room(self) -> None:
-        """Refuses one more channel beyond the limit."""
+        """Refuses to subscribe to one more channel beyond the limit."""
+        self._require_room(self.channels, "subscribed to")
+
+    def require_room_to_enter(self) -> None:
+        """Refuses to be present in one more channel beyond the limit."""
+        self._require_room(self.present, "present in")
+
+    def _require_room(self, held: dict[str, Topic], how: str) -> None:
         limit = self.services.max_channels
-        if len(self.channels) >= limit:
-            text = f"this connection is subscribed to {limit} channels already (limits.channels_per_connection)"
+        if len(held) >= limit:
+            text = f"this connection is {how} {limit} channels already (limits.channels_per_connection)"
             raise Refused(Code.LIMIT_EXCEEDED, text)
 
     def subscribed(self, topic: Topic, start: Position, rewound: list[Message]) -> None:
@@ -153,8 +191,10 @@ class Peer:
     def start_replay(self) -> None:
         """Runs the replay that :meth:`subscribed` prepared, unless one runs already."""
         if self._replay is not None and self._replaying is None:
-            self._replaying = Deferred.fromCoroutine(self._replay.run())
-            self._replaying.addErrback(self._replay_failed)
+            replaying = Deferred.fromCoroutine(self._replay.run())
+            replaying.addErrback(self._replay_failed)
+            if self._replay is not None:  # else it has ended without waiting
+                self._replaying = replaying
 
     def _replay_with(self, cursor: Cursor) -> None:
         s = self.services
@@ -180,12 +220,18 @@ class Peer:
         """Sends a token to a client with a channel name that its ``btoa`` can't encode, when anything changed."""
         if not is_forced and self._token_timestamp is None:
             return
-        if not any(max(channel) > "\xff" for channel in self.channels) or self._replay is not None:
+        if not any(max(channel) > "\xff" for channel in self.channels):
+            return
+        if self._replay is not None:
+            # A token must not claim what is still to be replayed: the next tick after it makes one.
+            self._token_timestamp = -1
             return
         timestamp = max(topic.timestamp for topic in self.channels.values())
         if is_forced or timestamp != self._token_timestamp:
             self._token_timestamp = timestamp
-            content = encode({"channels": list(self.channels), "lastTs": timestamp or int(self.services.now() * 1000)})
+            # Without a message yet: the next one may still get the timestamp of this very millisecond.
+            since = timestamp or int(self.services.now() * 1000) - 1
+            content = encode({"channels": list(self.channels), "lastTs": since})
             self.send(Ack("resume", data=Token(base64.urlsafe_b64encode(content).decode())))
 
     # The end.
@@ -193,21 +239,18 @@ class Peer:
     async def close(self, reason: LeaveReason | None) -> None:
         """Gives back what the client held. ``reason`` is that of its leaves; ``None`` when it may return."""
         self.is_closed = True
-        hub, presence = self.services.hub, self.services.presence
+        self._leave_reason = reason
         replaying, self._replaying = self._replaying, None
         if replaying is not None:
             replaying.cancel()
-        for topic in self.channels.values():
+        hub = self.services.hub
+        channels, self.channels = self.channels, {}
+        for topic in channels.values():
             hub.part(topic, self.outlet)
             hub.close(topic)
-        self.channels = {}
         present, self.present = self.present, {}
         for topic in present.values():
-            hub.unwatch(topic, self.outlet)
-            hub.close(topic)
-        if not present:
-            return
-        if reason is None:
-            await presence.lost(self.app, self.client_id, self.id, list(present))
-        else:
-            await presence.closed(self.app, self.client_id, self.id, list(present), reason)
+            self.is_absent(topic)
+        await self.release(list(present))
+        if self.credential.client_id is not None:
+            await self.services.presence.gone(self.app, self.client_id, self.id)

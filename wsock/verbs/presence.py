@@ -24,22 +24,17 @@ async def enter(peer: Peer, request: PresenceEnterRequest) -> None:
     """Answered by the ``presence.enter`` (or, when present already, ``presence.update``) that everybody gets."""
     channel = request.channel
     _check(peer, channel)
-    presence, hub = peer.services.presence, peer.services.hub
-    topic = peer.present.get(channel) or await hub.open(peer.app, channel)
-    hub.watch(topic, peer.outlet)
+    topic = peer.present.get(channel)
+    if topic is None:
+        peer.is_present(await peer.services.hub.open(peer.app, channel))
     try:
-        await presence.enter(peer.app, channel, peer.client_id, peer.id, request.data)
+        await peer.services.presence.enter(peer.app, channel, peer.client_id, peer.id, request.data)
     except BaseException:
-        if channel not in peer.present:
-            hub.unwatch(topic, peer.outlet)
-            hub.close(topic)
+        if topic is None and channel in peer.present:
+            peer.is_absent(peer.present[channel])
         raise
-    if not peer.is_closed:
-        peer.present[channel] = topic
-    elif channel not in peer.present:
-        hub.unwatch(topic, peer.outlet)
-        hub.close(topic)
-        await presence.lost(peer.app, peer.client_id, peer.id, [channel])
+    if peer.is_closed:
+        await peer.release([channel])
 
 
 class PresenceUpdateRequest(Request, frozen=True, tag="presence.update"):
@@ -64,13 +59,15 @@ class PresenceLeaveRequest(Request, frozen=True, tag="presence.leave"):
 async def leave(peer: Peer, request: PresenceLeaveRequest) -> None:
     """Answered by the ``presence.leave`` that everybody gets, the client that left included."""
     _check(peer, request.channel)
-    topic = peer.present.get(request.channel)
-    if topic is None:
-        return
-    await peer.services.presence.leave(peer.app, request.channel, peer.client_id, peer.id)
-    if peer.present.pop(request.channel, None) is not None:
-        peer.services.hub.unwatch(topic, peer.outlet)
-        peer.services.hub.close(topic)
+    if request.channel in peer.present:
+        await leave_channel(peer, request.channel)
+
+
+async def leave_channel(peer: Peer, channel: str) -> None:
+    """The connection lets go of its member, and is still told of the leave."""
+    await peer.services.presence.leave(peer.app, channel, peer.client_id, peer.id)
+    if channel in peer.present:
+        peer.is_absent(peer.present[channel])
 
 
 class PresenceGet(Request, frozen=True, tag="presence.get"):
@@ -84,7 +81,7 @@ async def get(peer: Peer, request: PresenceGet) -> None:
     _check(peer, request.channel)
     members = await peer.services.presence.members(peer.app, request.channel)
     for part, has_more in _parts(members, MAX_FRAME // 2):
-        peer.send(PresenceMembers(request.channel, part, part, has_more))
+        await peer.send_large(PresenceMembers(request.channel, part, part, has_more))
 
 
 def _check(peer: Peer, channel: str) -> None:

@@ -1,0 +1,204 @@
+"""HTTP in memory: real services over the memory backends, a real site, and bytes in and out of a transport."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.web.server import Site
+
+from wsock.backends.memory_broker import MemoryBroker
+from wsock.backends.memory_counters import MemoryCounters
+from wsock.backends.memory_directory import MemoryDirectory
+from wsock.backends.memory_presence import MemoryPresence
+from wsock.backends.memory_store import MemoryMessages
+from wsock.edges.gate import WebSocketGate
+from wsock.edges.http import HttpEdge, build_registry, build_site
+from wsock.edges.websocket import ConnectionLimits
+from wsock.interfaces import Account, App, Key
+from wsock.protocol.session import SessionLimits
+from wsock.services.auth import Auth, hash_api_key
+from wsock.services.hub import Hub
+from wsock.services.limits import Limits
+from wsock.services.messages import Messages
+from wsock.services.presence import Presence
+from wsock.services.turn import Turn
+from wsock.verbs.peer import Services
+
+__all__ = ["Answer", "World", "answers", "http_exchange", "open_http", "request"]
+
+NOW = 1_800_000_000.0
+SECRET = "a-secret-of-the-tests-with-256-bits-or-more"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+def answers(data: bytes, heads_only: int = 0) -> list[Answer]:
+    """The answers that the bytes are, one after the other; the first ``heads_only`` have no body (HEAD)."""
+    found: list[Answer] = []
+    while data:
+        head, _, data = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        size = 0 if len(found) < heads_only else int(headers.get("content-length", "0"))
+        found.append(Answer(int(first.split(" ")[1]), headers, data[:size]))
+        data = data[size:]
+    return found
+
+
+def open_http(site: Any) -> StringTransport:
+    """A client's connection to the site; ``transport.protocol`` is what gets the client's bytes."""
+    transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.7", 4711))
+    channel = site.buildProtocol(transport.getPeer())
+    transport.protocol = channel
+    channel.makeConnection(transport)
+    return transport
+
+
+def http_exchange(site: Any, data: bytes) -> bytes:
+    """What the site answers to the bytes on a connection of their own."""
+    transport: Any = open_http(site)
+    transport.protocol.dataReceived(data)
+    return bytes(transport.value())
+
+
+def request(
+    method: str,
+    target: str,
+    body: Any = None,
+    *,
+    key: str | None = "key-a",
+    headers: dict[str, str] | None = None,
+    version: str = "1.1",
+) -> bytes:
+    """The bytes of a request. A body that is no bytes is sent as JSON."""
+    lines = [f"{method} {target} HTTP/{version}", "Host: test"]
+    if key is not None:
+        lines.append(f"Authorization: Bearer {key}")
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    content = b""
+    if body is not None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
+
+
+class World:
+    """A server without its door: apps ``a`` and ``b`` with keys ``key-a``, ``key-b``, and ``key-none`` without permissions."""
+
+    def __init__(self, clock: IReactorTime | None = None, **edge: Any) -> None:
+        self.clock: Any = clock if clock is not None else Clock()
+        self.state = "ready"
+        self.directory = MemoryDirectory()
+        self.store = MemoryMessages()
+        epochs, ids = count(1), count(1)
+        self.broker = MemoryBroker(self.store, self.now, lambda: f"e{next(epochs)}")
+        turn = Turn(self.clock)
+        self.hub = Hub(self.broker, turn)
+        presence_store = MemoryPresence()
+        presence_store.listen(self.hub)
+        self.presence = Presence(presence_store, self.clock, self.now)
+        self.auth = Auth(self.directory, self.now)
+        self.messages = Messages(self.broker, self.store, lambda: f"made-{next(ids)}", max_bytes=65536)
+        services = Services(
+            auth=self.auth,
+            broker=self.broker,
+            hub=self.hub,
+            messages=self.messages,
+            presence=self.presence,
+            turn=turn,
+            clock=self.clock,
+            now=self.now,
+            max_channels=100,
+        )
+        self.gate = WebSocketGate(
+            services,
+            Limits(MemoryCounters(), self.now),
+            lambda: f"c{next(ids)}",
+            lambda: self.state == "ready",
+            session_limits=SessionLimits(),
+            connection_limits=ConnectionLimits(),
+            connect_rate=edge.pop("connect_rate", 0),
+        )
+        self.max_body_bytes = edge.pop("max_body_bytes", 1 << 20)
+        self.edge = HttpEdge(
+            messages=self.messages,
+            presence=self.presence,
+            auth=self.auth,
+            gate=self.gate,
+            state=lambda: self.state,
+            registry=edge.pop("registry", None) or self._registry(),
+            **edge,
+        )
+        self.site = build_site(self.edge.resource(), self.clock, max_body_bytes=self.max_body_bytes)
+        self.foreign_site = Site(self.edge.resource(), reactor=self.clock)
+
+    def now(self) -> float:
+        """The wall clock."""
+        return NOW + float(self.clock.seconds())
+
+    async def create(self) -> None:
+        """Fills the directory, and starts the broker."""
+        await self.broker.start()
+        closed = {"*": ["subscribe"]}
+        await self._create("a", [_key("a"), _key("none", app="a", permissions=closed), _key("off", is_revoked=True)])
+        await self._create("b", [_key("b")], ("https://b.example",))
+
+    async def _create(self, app: str, keys: list[Key], origins: tuple[str, ...] = ("*",)) -> None:
+        account = Account(id=app, email=f"{app}@example.org", password_hash="", created_at=0)
+        await self.directory.create(App(id=app, name=app, created_at=0, allowed_origins=origins), keys, account)
+
+    def _registry(self) -> CollectorRegistry:
+        return build_registry(
+            connections=lambda: len(self.gate),
+            opened=lambda: self.gate.opened,
+            closed=lambda: self.gate.closed,
+            topics=lambda: len(self.hub),
+        )
+
+    def asks(self, *requests: bytes) -> list[Answer]:
+        """The answers to requests on one connection."""
+        return answers(http_exchange(self.site, b"".join(requests)))
+
+    def ask(self, *args: Any, **kwargs: Any) -> Answer:
+        """The answer to one request; takes what :func:`request` takes."""
+        [answer] = self.asks(request(*args, **kwargs))
+        return answer
+
+
+def _key(name: str, app: str | None = None, **more: Any) -> Key:
+    return Key(
+        id=name,
+        app=app or ("a" if name == "off" else name),
+        name=name,
+        created_at=0,
+        api_key_hash=hash_api_key(f"key-{name}"),
+        algorithm="HS256",
+        secret=SECRET,
+        **more,
+    )
+
+
+def created(world: World) -> Deferred[None]:
+    """Fires when the world can be used."""
+    return Deferred.fromCoroutine(world.create())

@@ -1,0 +1,122 @@
+"""What the server counts, as Prometheus reads it. Nothing is counted here: each number is asked for when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+__all__ = ["Measure", "MeasureCollector", "build_registry"]
+
+_MAX_LABELS = 50
+_OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One metric. ``read`` returns its value, or with a ``label`` a value for each of the label's."""
+
+    name: str
+    text: str
+    kind: Literal["counter", "gauge"]
+    read: Callable[[], float | Mapping[str, float]]
+    label: str | None = None
+
+
+class MeasureCollector(Collector):
+    """Reads measures when the registry is read.
+
+    Of a label at most 50 values are shown, the largest; the rest is added up under ``other``, so that
+    no client can make as many time series as it likes.
+    """
+
+    def __init__(self, measures: list[Measure]) -> None:
+        self._measures = measures
+
+    def describe(self) -> Iterator[Metric]:
+        """Names and kinds, without reading anything."""
+        return (_family(measure) for measure in self._measures)
+
+    def collect(self) -> Iterator[Metric]:
+        """The values of this moment."""
+        for measure in self._measures:
+            family = _family(measure)
+            value = measure.read()
+            if isinstance(value, Mapping):
+                for label, number in _bounded(value).items():
+                    family.add_metric([label], number)
+            else:
+                family.add_metric([], value)
+            yield family
+
+
+def build_registry(
+    *,
+    connections: Callable[[], int],
+    opened: Callable[[], int],
+    closed: Callable[[], Mapping[str, int]],
+    topics: Callable[[], int],
+    published: Callable[[], int] | None = None,
+    delivered: Callable[[], int] | None = None,
+    refused: Callable[[], Mapping[str, int]] | None = None,
+) -> CollectorRegistry:
+    """A registry of its own with the server's metrics; those that nobody counts are left out."""
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(MeasureCollector(_measures(connections, opened, closed, topics, published, delivered, refused)))
+    return registry
+
+
+def _measures(
+    connections: Callable[[], int],
+    opened: Callable[[], int],
+    closed: Callable[[], Mapping[str, int]],
+    topics: Callable[[], int],
+    published: Callable[[], int] | None,
+    delivered: Callable[[], int] | None,
+    refused: Callable[[], Mapping[str, int]] | None,
+) -> list[Measure]:
+    measures = [
+        Measure(name="wsock_connections", text="WebSocket connections now.", kind="gauge", read=connections),
+        Measure(
+            name="wsock_connections_opened", text="WebSocket connections ever opened.", kind="counter", read=opened
+        ),
+        Measure(
+            name="wsock_connections_closed",
+            text="WebSocket connections that ended, by reason.",
+            kind="counter",
+            read=closed,
+            label="reason",
+        ),
+        Measure(name="wsock_topics", text="Channels in use on this node.", kind="gauge", read=topics),
+    ]
+    if published is not None:
+        text = "Messages accepted from publishers."
+        measures.append(Measure(name="wsock_messages_published", text=text, kind="counter", read=published))
+    if delivered is not None:
+        text = "Messages written to subscribers."
+        measures.append(Measure(name="wsock_messages_delivered", text=text, kind="counter", read=delivered))
+    if refused is not None:
+        text = "Requests refused, by error code."
+        name = "wsock_requests_refused"
+        measures.append(Measure(name=name, text=text, kind="counter", read=refused, label="code"))
+    return measures
+
+
+def _family(measure: Measure) -> CounterMetricFamily | GaugeMetricFamily:
+    labels = [measure.label] if measure.label is not None else None
+    if measure.kind == "counter":
+        return CounterMetricFamily(measure.name, measure.text, labels=labels)
+    return GaugeMetricFamily(measure.name, measure.text, labels=labels)
+
+
+def _bounded(values: Mapping[str, float]) -> dict[str, float]:
+    if len(values) <= _MAX_LABELS:
+        return dict(values)
+    largest = sorted(values.items(), key=lambda item: item[1], reverse=True)
+    bounded = dict(largest[: _MAX_LABELS - 1])
+    bounded[_OTHER] = bounded.get(_OTHER, 0) + sum(number for _, number in largest[_MAX_LABELS - 1 :])
+    return bounded
