@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from wsock import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "wsock"
 author = "wsock contributors"
@@ -10,7 +15,7 @@ copyright = "2026, wsock contributors"  # noqa: A001  # Sphinx's name
 version = __version__
 release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]

@@ -9,7 +9,6 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -66,9 +65,9 @@ def answers(data: bytes, heads_only: int = 0) -> list[Answer]:
     return found
 
 
-def open_http(site: Any) -> StringTransport:
+def open_http(site: Any) -> Any:
     """A client's connection to the site; ``transport.protocol`` is what gets the client's bytes."""
-    transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.7", 4711))
+    transport: Any = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.7", 4711))
     channel = site.buildProtocol(transport.getPeer())
     transport.protocol = channel
     channel.makeConnection(transport)
@@ -77,7 +76,7 @@ def open_http(site: Any) -> StringTransport:
 
 def http_exchange(site: Any, data: bytes) -> bytes:
     """What the site answers to the bytes on a connection of their own."""
-    transport: Any = open_http(site)
+    transport = open_http(site)
     transport.protocol.dataReceived(data)
     return bytes(transport.value())
 
@@ -104,7 +103,11 @@ def request(
 
 
 class World:
-    """A server without its door: apps ``a`` and ``b`` with keys ``key-a``, ``key-b``, and ``key-none`` without permissions."""
+    """A server without its door.
+
+    Apps ``a`` and ``b`` have the keys ``key-a`` and ``key-b``; in ``a`` are also ``key-none``, which may do nothing
+    over HTTP, and ``key-off``, which is revoked.
+    """
 
     def __init__(self, clock: IReactorTime | None = None, **edge: Any) -> None:
         self.clock: Any = clock if clock is not None else Clock()
@@ -197,8 +200,3 @@ def _key(name: str, app: str | None = None, **more: Any) -> Key:
         secret=SECRET,
         **more,
     )
-
-
-def created(world: World) -> Deferred[None]:
-    """Fires when the world can be used."""
-    return Deferred.fromCoroutine(world.create())

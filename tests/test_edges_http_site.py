@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import EventLoggingObserver
 from twisted.logger import LogLevel, globalLogPublisher
@@ -11,6 +12,7 @@ from twisted.python.failure import Failure
 
 from tests.base import SynchronousTestCase
 from tests.http_client import World, answers, open_http, request
+from wsock.protocol.messages import Receipt
 
 MESSAGES = "/api/channels/news/messages"
 POST = b"POST /api/channels/news/messages HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer key-a\r\n"
@@ -73,7 +75,7 @@ class BodyTests(SiteTestCase):
 
     def test_chunked(self) -> None:
         """A body may come in chunks."""
-        self.says(POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{\"dat\r\n5\r\na\":1}\r\n0\r\n\r\n")
+        self.says(POST + b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"dat\r\n5\r\na":1}\r\n0\r\n\r\n')
 
         self.assertEqual(self.statuses(), [200])
 
@@ -109,6 +111,12 @@ class BodyTests(SiteTestCase):
         self.says(POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
 
         self.assertEqual(self.statuses(), [400])
+
+    def test_too_large_and_bad(self) -> None:
+        """One refusal is enough."""
+        self.says(POST + b"Transfer-Encoding: chunked\r\n\r\n3e9\r\n" + b" " * 1001 + b"\r\nzz\r\n")
+
+        self.assertEqual(self.statuses(), [413])
 
     def test_form(self) -> None:
         """A form is just a body that is no JSON."""
@@ -203,9 +211,26 @@ class ConnectionTests(SiteTestCase):
 
         self.assertEqual(self.statuses(), [200, 404])
 
+    def test_end(self) -> None:
+        """When the server ends, idle connections end at once and the others after their answer."""
+        waiting: Deferred[Any] = Deferred()
+        self.patch(self.world.broker, "publish", lambda _: waiting)
+        idle: Any = open_http(self.world.site)
+        idle.protocol.dataReceived(request("GET", "/health"))
+        self.says(request("POST", MESSAGES, {"data": 1}))
+        self.world.site.end_connections()
+        self.assertEqual((idle.disconnecting, self.transport.disconnecting), (True, False))
+        waiting.callback(Receipt("x", "news", 1, "e", 1))
+
+        self.assertEqual(self.statuses(), [200])
+        self.assertTrue(self.transport.disconnecting)
+        for transport in (idle, self.transport):
+            transport.protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.world.site.channels, {})
+
     def test_silent(self) -> None:
         """No request is logged, no header names the software, and no HTTP/2 is offered."""
-        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)  # type: ignore[arg-type]  # any test case has addCleanup
         self.says(request("GET", MESSAGES + "?key=secret") + request("HEAD", "/health"))
         self.world.clock.advance(60)
 

@@ -26,14 +26,13 @@ from typing import Any, Literal
 import click
 
 from wsock import __version__
-from wsock.backends.sqlite_file import lock
 from wsock.config import Config, Resolved, describe, resolve
 from wsock.errors import ConfigError
+from wsock.server import is_data_in_use
 
 __all__ = ["Finding", "main"]
 
 _REQUIREMENTS = ("Twisted", "autobahn", "msgspec", "PyJWT", "cryptography", "argon2-cffi", "click")
-_DATABASE = "wsock.db"
 _FREE_BYTES = 100 * 1_048_576
 _FILES_FEW, _FILES_MANY = 1_024, 65_536
 _EARLIEST = 1_767_225_600  # 2026-01-01: no clock that is right shows less
@@ -165,19 +164,8 @@ def _data_directory(path: Path) -> Finding:
             subject,
             f"only {free // 1_048_576} MiB are free; make room or give another directory as --data",
         )
-    user = ", in use by a running server" if _is_in_use(path / _DATABASE) else ""
+    user = ", in use by a running server" if is_data_in_use(path) else ""
     return Finding("ok", subject, f"writable, {free // 1_048_576} MiB free{user}")
-
-
-def _is_in_use(database: Path) -> bool:
-    """Whether a process holds the lock of the database; one that was never locked is not touched."""
-    if not database.with_name(f"{database.name}.lock").exists():
-        return False
-    try:
-        lock(database).close()
-    except ConfigError:
-        return True
-    return False
 
 
 def _listen(text: str) -> Finding:

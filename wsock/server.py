@@ -29,10 +29,11 @@ from wsock.backends.memory_directory import MemoryDirectory
 from wsock.backends.memory_presence import MemoryPresence
 from wsock.backends.memory_store import MemoryMessages
 from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages
+from wsock.backends.sqlite_file import lock
 from wsock.config import Config, endpoints
 from wsock.edges.doorway import DoorFactory
 from wsock.edges.gate import WebSocketGate
-from wsock.edges.http import HttpEdge, build_site
+from wsock.edges.http import HttpEdge, build_registry, build_site, node_measures
 from wsock.edges.listening import tune_listener
 from wsock.edges.websocket import ConnectionLimits
 from wsock.errors import ConfigError
@@ -48,10 +49,22 @@ from wsock.services.provisioning import Provisioned, dev_records, provision, wri
 from wsock.services.turn import Turn
 from wsock.verbs.peer import Services
 
-__all__ = ["Server"]
+__all__ = ["Server", "is_data_in_use"]
 
 _DATABASE = "wsock.db"
 _CREDENTIALS = "credentials.txt"
+
+
+def is_data_in_use(directory: Path) -> bool:
+    """Whether a server runs on this data directory; one that was never used is not touched."""
+    database = directory / _DATABASE
+    if not database.with_name(f"{database.name}.lock").exists():
+        return False
+    try:
+        lock(database).close()
+    except ConfigError:
+        return True
+    return False
 
 
 def _to_terminal(text: str) -> None:
@@ -194,9 +207,12 @@ class Server(Service):
             auth=self.auth,
             gate=self.gate,
             state=lambda: self._state,
+            registry=build_registry(node_measures(self.gate, self.hub, self._services.turn, self.messages)),
             cors_origins=self.config.http.cors_origins,
+            trusted_proxies=self.config.http.trusted_proxies,
+            max_body_bytes=limits.http_body_bytes,
         )
-        site = build_site(self._http.resource(), self._reactor, max_body_bytes=limits.http_body_bytes)
+        self._site = site = build_site(self._http.resource(), self._reactor, max_body_bytes=limits.http_body_bytes)
         self._doors = DoorFactory(
             self.gate,
             site.buildProtocol,
@@ -321,6 +337,7 @@ class Server(Service):
     async def _stop_listening(self) -> None:
         if self._sweeping.running:
             self._sweeping.stop()
+        self._site.end_connections()
         await gatherResults([maybeDeferred(port.stopListening) for port in self._ports], consumeErrors=True)
 
     async def _stop_services(self) -> None:

@@ -39,6 +39,7 @@ new Promise((resolve, reject) => {
     if (!(%s)) return;
     observer.disconnect(); clearTimeout(deadline); resolve(true);
   }
+  addEventListener('load', look);
   observer.observe(document, {subtree: true, childList: true, attributes: true, characterData: true});
   look();
 })
@@ -70,8 +71,9 @@ class Browser:
         session = await self.command("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         page = Page(self, session["sessionId"])
         await page.command("Page.enable")
+        await page.command("Emulation.setFocusEmulationEnabled", enabled=True)
         await page.command("Page.navigate", url=url)
-        await page.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+        await page.until("document.readyState === 'complete'")
         return page
 
     async def command(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
@@ -109,11 +111,12 @@ class Page:
         return answer["result"].get("value")
 
     async def until(self, expression: str) -> None:
-        """Returns when the expression holds, which is looked at whenever the document changes."""
+        """Returns when the expression holds, which is looked at when the document is loaded or changes."""
         await self.evaluate(_UNTIL % expression)
 
-    async def type(self, text: str) -> None:
-        """Types into what has the focus."""
+    async def type(self, selector: str, text: str) -> None:
+        """Puts the focus on a field and types into it."""
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
         await self.command("Input.insertText", text=text)
 
     async def press_enter(self) -> None:

@@ -6,7 +6,6 @@ import os
 from typing import Any, cast
 from urllib.parse import urlencode
 
-from twisted.internet.interfaces import IReactorTCP
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 
 from tests.base import TestCase
@@ -54,13 +53,13 @@ class Line(ProxyFactory):
 
 
 class ChatTests(TestCase):
-    async def setUp(self) -> None:
+    async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
         from twisted.internet import reactor  # noqa: TID251  # trial's own: the line is a real one
 
         self.browser: Browser = await start_browser(self)
         _, self.port = await start_dev_server(self)
         self.line = Line(self.port)
-        listening = cast(IReactorTCP, reactor).listenTCP(0, self.line, interface="127.0.0.1")
+        listening = cast(Any, reactor).listenTCP(0, self.line, interface="127.0.0.1")
         self.addCleanup(listening.stopListening)
         self.addCleanup(self.line.cut)
         self.line_port = listening.getHost().port
@@ -68,7 +67,7 @@ class ChatTests(TestCase):
     async def join(self, name: str, port: int) -> Page:
         """A page in which somebody has joined the chat."""
         page = await self.browser.open(f"{CHAT.as_uri()}?{urlencode({'url': f'ws://127.0.0.1:{port}'})}")
-        await page.type(name)
+        await page.type("[name=name]", name)
         await page.press_enter()
         await page.until("document.querySelector('#status').textContent === 'Connected'")
         await page.until(f"document.querySelector('#members').innerText.includes('{name} (you)')")
@@ -76,7 +75,7 @@ class ChatTests(TestCase):
 
     async def say(self, page: Page, text: str) -> None:
         """Somebody types a message and sends it."""
-        await page.type(text)
+        await page.type("#text", text)
         await page.press_enter()
 
     async def texts(self, page: Page) -> list[str]:
@@ -131,6 +130,8 @@ class ChatTests(TestCase):
     async def test_labels(self) -> None:
         """Every field and region has an accessible name."""
         page = await self.browser.open(CHAT.as_uri())
-        names = await page.evaluate("Array.from(document.querySelectorAll('input'), e => e.labels[0]?.innerText ?? '')")
+        names = await page.evaluate(
+            "Array.from(document.querySelectorAll('input'), e => e.labels[0]?.textContent ?? '')"
+        )
 
         self.assertNotIn("", [name.strip() for name in names])

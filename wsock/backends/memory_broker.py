@@ -36,6 +36,8 @@ _OVERHEAD = 400
 """Bytes that a message costs beside its data."""
 _NUDGE_MS = 1000
 """How far the timestamps of an app may run ahead of the clock to stay unique."""
+_SLEW = 0.1
+"""How much slower the broker's clock goes until a wall clock that stepped back has caught up."""
 
 
 class _Channel:
@@ -125,7 +127,8 @@ class MemoryBroker:
         self._channels: dict[tuple[str, str], _Channel] = {}
         self._loading: dict[tuple[str, str], list[Deferred[_Channel]]] = {}
         self._timestamps: dict[str, int] = {}
-        self._latest_clock = 0
+        self._wall_ms = 0.0
+        self._ahead_ms = 0.0
         self._receipts: dict[_Id, Receipt] = {}
         self._receipt_order: deque[tuple[int, _Id]] = deque()
         self._window_order: deque[_Channel] = deque()
@@ -138,6 +141,7 @@ class MemoryBroker:
     async def start(self) -> None:
         """Recalls what must survive a restart: the last timestamps, and the ids that are still deduplicated."""
         self._timestamps = await self._journal.last_timestamps()
+        self._wall_ms = max(self._timestamps.values(), default=0)
         for recent in await self._journal.recent_ids(self._clock_ms() - self._dedup_ms):
             receipt = recent.receipt
             self._remember((recent.app, receipt.channel, recent.identity, receipt.id), receipt)
@@ -197,7 +201,9 @@ class MemoryBroker:
                 break
             later += 1
             ties += message.timestamp == timestamp
-        return Located(Position(known.epoch, known.sequence - later), ties, timestamp >= known.trimmed)
+        # Where some of equal timestamp are in the window, the trimmed one may be another than the client has.
+        is_complete = timestamp > known.trimmed or (timestamp == known.trimmed and not ties)
+        return Located(Position(known.epoch, known.sequence - later), ties, is_complete)
 
     # The way of a batch.
 
@@ -230,7 +236,7 @@ class MemoryBroker:
         return batch
 
     async def _accept(self, batch: list[_Waiting]) -> None:
-        channels = [await self._channel((w.publication.app, w.publication.channel)) for w in batch]
+        channels = await self._channels_of(batch)
         timestamps = {w.publication.app: self._timestamps.get(w.publication.app, 0) for w in batch}
         stamped: list[tuple[_Channel, JournalRecord]] = []
         for waiting, channel in zip(batch, channels, strict=True):
@@ -238,7 +244,7 @@ class MemoryBroker:
         try:
             if stamped:
                 await self._journal.commit([record for _, record in stamped])
-        except Unavailable:
+        except Exception:
             self._timestamps.update(timestamps)
             for channel, record in stamped:
                 channel.stamped = channel.sequence
@@ -250,6 +256,13 @@ class MemoryBroker:
         for waiting in batch:
             assert waiting.receipt is not None
             waiting.answer.callback(waiting.receipt)
+
+    async def _channels_of(self, batch: list[_Waiting]) -> list[_Channel]:
+        """The channels of the publications, none of them forgotten while another was loaded."""
+        while True:
+            channels = [await self._channel((w.publication.app, w.publication.channel)) for w in batch]
+            if all(self._channels.get(channel.key) is channel for channel in channels):
+                return channels
 
     def _stamp(self, waiting: _Waiting, channel: _Channel, stamped: list[tuple[_Channel, JournalRecord]]) -> None:
         p = waiting.publication
@@ -274,13 +287,23 @@ class MemoryBroker:
         channel.timestamp = message.timestamp
         self._keep(channel, message)
         if channel.is_attached:
-            self._receiver.message(channel.key[0], message)
+            try:
+                self._receiver.message(channel.key[0], message)
+            except Exception:
+                # The message is committed: neither its ack nor what is behind it may suffer.
+                self._log.failure("the delivery of a message failed")
 
     # Time.
 
     def _clock_ms(self) -> int:
-        self._latest_clock = max(self._latest_clock, int(self._now() * 1000))
-        return self._latest_clock
+        """The wall clock; but where that steps back, this one goes on, a little slower until they agree again."""
+        wall, before = self._now() * 1000, self._wall_ms
+        self._wall_ms = wall
+        if wall < before:
+            self._ahead_ms += before - wall
+        elif self._ahead_ms:
+            self._ahead_ms = max(0.0, self._ahead_ms - (wall - before) * _SLEW)
+        return int(wall + self._ahead_ms)
 
     def _next_timestamp(self, app: str) -> int:
         clock, last = self._clock_ms(), self._timestamps.get(app, 0)
@@ -294,24 +317,27 @@ class MemoryBroker:
         known = self._channels.get(key)
         if known is not None:
             return known
+        loaded: Deferred[_Channel] = Deferred()
         waiters = self._loading.get(key)
         if waiters is not None:
-            turn: Deferred[_Channel] = Deferred()
-            waiters.append(turn)
-            return await turn
-        waiters = self._loading[key] = []
+            waiters.append(loaded)
+        else:
+            self._loading[key] = [loaded]
+            # On its own: a caller who is cancelled must not take the channel from the others who wait for it.
+            Deferred.fromCoroutine(self._load_for_all(key))
+        return await loaded
+
+    async def _load_for_all(self, key: tuple[str, str]) -> None:
         try:
-            channel = self._channels[key] = await self._load(key)
+            channel = await self._load(key)
         except Exception:
             failure = Failure()
-            del self._loading[key]
-            for turn in waiters:
-                turn.errback(failure)
-            raise
-        del self._loading[key]
-        for turn in waiters:
-            turn.callback(channel)
-        return channel
+            for waiter in self._loading.pop(key):
+                waiter.errback(failure)
+            return
+        self._channels[key] = channel
+        for waiter in self._loading.pop(key):
+            waiter.callback(channel)
 
     async def _load(self, key: tuple[str, str]) -> _Channel:
         cutoff = self._clock_ms() - self._recovery_ms
@@ -360,7 +386,10 @@ class MemoryBroker:
     def _forget_idle(self, cutoff: int) -> None:
         while self._idle and self._idle[0][0] < cutoff:
             _, channel = self._idle.popleft()
-            is_idle = not channel.is_attached and not channel.window and channel.stamped == channel.sequence
+            if channel.stamped != channel.sequence:
+                self._idles(channel)
+                continue
+            is_idle = not channel.is_attached and not channel.window
             if is_idle and channel.idle_since < cutoff and self._channels.get(channel.key) is channel:
                 del self._channels[channel.key]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from wsock.client.effects import Call
 from wsock.client.frames import request
@@ -31,11 +32,18 @@ class Asker(Protocol):
 class Callbacks(Generic[T]):
     """Functions that are told of something, in the order in which they were added."""
 
+    _log = Logger()
+
     def __init__(self) -> None:
         self._functions: list[Callable[[T], object]] = []
 
-    def __iter__(self) -> Iterator[Callable[[T], object]]:
-        return iter(list(self._functions))
+    def tell(self, what: T) -> None:
+        """Calls them. One that raises is logged, and keeps the others from nothing."""
+        for function in list(self._functions):
+            try:
+                function(what)
+            except Exception:
+                self._log.failure("a callback for {what} failed", what=type(what).__name__)
 
     def add(self, function: Callable[[T], object]) -> Callable[[], None]:
         """Adds the function. Returns what removes it again."""
@@ -72,7 +80,10 @@ class Presence:
         return self._asker.ask(Call(kind="members", channel=self._channel, text=text), timeout)
 
     def on_change(self, callback: Callable[[PresenceChange], object]) -> Callable[[], None]:
-        """Calls back for each change while the channel is subscribed, or the client present. Returns what ends that."""
+        """Calls back for each change while the channel is subscribed, or the client present. Returns what ends that.
+
+        Changes are not replayed: after a connection was lost, :meth:`get` tells who is present.
+        """
         return self.changes.add(callback)
 
     def _present(self, action: str, data: dict[str, Any] | None, timeout: float | None) -> Deferred[None]:
@@ -143,8 +154,8 @@ class Channel:
     ) -> Deferred[Page]:
         """A page of the past; ``limit`` is at most 1000.
 
-        ``before`` and ``after`` are timestamps in milliseconds, exclusive. ``backward``
-        ends with the newest, ``forward`` begins with the oldest.
+        ``before`` and ``after`` are timestamps in milliseconds, exclusive. ``backward`` begins with the newest,
+        ``forward`` with the oldest.
         """
         text = request("history", channel=self.name, limit=limit, before=before, after=after, direction=direction)
         return self._asker.ask(Call(kind="history", channel=self.name, text=text), timeout)

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -107,10 +107,10 @@ class Client(Service):
         """
         if self._is_ready:
             return succeed(None)
-        if self._connector is None:
-            self.startService()
         ready = Deferred[None](lambda d: self._readers.remove(d))
         self._readers.append(ready)
+        if self._connector is None:
+            self.startService()
         return ready
 
     def close(self) -> Deferred[None]:
@@ -173,8 +173,8 @@ class Client(Service):
         if self._end is not None:
             self._perform([fx.Failed(call, self._end)])
             return asked
-        seconds = self._timeout if timeout is None else timeout
-        asked.addTimeout(seconds, self._reactor, lambda failure, _: _timed_out(failure, call, seconds))
+        seconds = timeout or self._timeout
+        asked.addTimeout(seconds, self._reactor, lambda result, _: _timed_out(result, call, seconds))
         self._perform(self._conversation.ask(call))
         return asked
 
@@ -208,7 +208,7 @@ class Client(Service):
     def failed(self, error: ClientError) -> None:
         """No connection could be made."""
         self._log.info("no connection to {url}: {text}", url=self._url, text=error.text)
-        self._tell(self._errors, error)
+        self._errors.tell(error)
 
     def _ended(self, result: Any) -> None:
         self._connector = None
@@ -218,7 +218,7 @@ class Client(Service):
         error = cause if isinstance(cause, ClientError) else ClientError(ClientCode.CLOSED, "the client is closed")
         self._fail_all(error)
         if cause is not None:
-            self._tell(self._errors, error)
+            self._errors.tell(error)
         closers, self._closers = self._closers, []
         for closed in closers:
             closed.callback(None)
@@ -236,7 +236,7 @@ class Client(Service):
         for effect in effects:
             match effect:
                 case fx.Deliver(message):
-                    self._tell(self.channel(message.channel).messages, message)
+                    self.channel(message.channel).messages.tell(message)
                 case fx.Send(text):
                     if self._link is not None:
                         self._link.send(text)
@@ -245,11 +245,11 @@ class Client(Service):
                 case fx.Failed(call, error):
                     self._settle(call, Failure(error))
                 case fx.Changed(change):
-                    self._tell(self.channel(change.channel).presence.changes, change)
+                    self.channel(change.channel).presence.changes.tell(change)
                 case fx.Lost(channel):
-                    self._tell(self._lost, self.channel(channel))
+                    self._lost.tell(self.channel(channel))
                 case fx.Fault(error):
-                    self._tell(self._errors, error)
+                    self._errors.tell(error)
                 case fx.Ready():
                     self._ready()
                 case fx.Expiring(error):
@@ -258,13 +258,6 @@ class Client(Service):
                     self._move(seconds)
                 case fx.Restart(error):
                     self._restart(error)
-
-    def _tell(self, callbacks: Callbacks[Any], what: Any) -> None:
-        for function in callbacks:
-            try:
-                function(what)
-            except Exception:
-                self._log.failure("a callback for {what} failed", what=type(what).__name__)
 
     def _settle(self, call: Call, result: Any) -> None:
         asked = self._calls.pop(call, None)
@@ -282,13 +275,13 @@ class Client(Service):
             self._moving = self._reactor.callLater(seconds, self._connector.leave)
 
     def _restart(self, error: ClientError) -> None:
-        self._tell(self._errors, error)
+        self._errors.tell(error)
         if self._connector is not None:
             self._connector.give_up(error.retry_after)
 
     def _renew(self, error: ClientError) -> None:
         if not self._credential.is_renewable:
-            self._tell(self._errors, error)
+            self._errors.tell(error)
         elif self._renewal is None:
             self._renewal = self._credential.renewed()
             self._renewal.addCallbacks(self._authenticate, self._not_renewed)
@@ -300,11 +293,10 @@ class Client(Service):
 
     def _not_renewed(self, failure: Failure) -> None:
         self._renewal = None
-        if not failure.check(CancelledError):
-            self._tell(self._errors, failure.value)
+        if isinstance(failure.value, ClientError):
+            self._errors.tell(failure.value)
 
 
-def _timed_out(failure: object, call: Call, seconds: float) -> None:
-    """Replaces the cancellation."""
+def _timed_out(_: object, call: Call, seconds: float) -> None:
     text = f"no answer to '{call.kind}' on '{call.channel}' in {seconds:g} seconds"
     raise ClientError(ClientCode.TIMEOUT, text, channel=call.channel)

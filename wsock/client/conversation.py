@@ -21,24 +21,9 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from wsock.client import effects as fx
+from wsock.client import frames
 from wsock.client.effects import Call, Effect
 from wsock.client.errors import ClientError, error_of
-from wsock.client.frames import (
-    FENCE,
-    Acknowledged,
-    Incoming,
-    MembersListed,
-    PageRead,
-    PresenceEntered,
-    PresenceLeft,
-    PresenceUpdated,
-    change,
-    decode,
-    member,
-    page,
-    request,
-    resume_requests,
-)
 from wsock.client.lane import Lane
 from wsock.client.publishes import Publishes
 from wsock.client.subscription import Subscription
@@ -80,7 +65,7 @@ class Conversation:
         """A connection is open."""
         self._is_open = True
         done: list[Effect] = []
-        for names, text in resume_requests(self.positions):
+        for names, text in frames.resume_requests(self.positions):
             for name in names:
                 subscription = self._lanes[name].subscription
                 assert subscription is not None
@@ -102,7 +87,7 @@ class Conversation:
     def received(self, text: bytes) -> list[Effect]:
         """A text message has come."""
         try:
-            frame = decode(text)
+            frame = frames.decode(text)
         except ClientError as e:
             return [fx.Fault(e)]
         return [] if frame is None else self._received(frame)
@@ -160,7 +145,7 @@ class Conversation:
                 continue
             done.append(fx.Send(call.text))
             if call.is_fenced:
-                done.append(fx.Send(FENCE))
+                done.append(fx.Send(frames.FENCE))
                 self._resumes.append(call)
         if lane.is_idle:
             self._lanes.pop(lane.name, None)
@@ -175,23 +160,23 @@ class Conversation:
 
     # Frames.
 
-    def _received(self, frame: Incoming) -> list[Effect]:
+    def _received(self, frame: frames.Incoming) -> list[Effect]:
         match frame:
             case MessageEvent():
                 return self._message(frame)
-            case Acknowledged():
+            case frames.Acknowledged():
                 return self._acknowledged(frame)
             case Subscribed():
                 return self._subscribed(self._lane(frame.channel), Position(frame.epoch, frame.sequence))
             case Unsubscribed():
                 return self._unsubscribed(self._lane(frame.channel))
-            case PresenceEntered() | PresenceUpdated() | PresenceLeft():
-                return [fx.Changed(change(frame))]
-            case MembersListed():
+            case frames.PresenceEntered() | frames.PresenceUpdated() | frames.PresenceLeft():
+                return [fx.Changed(frames.change(frame))]
+            case frames.MembersListed():
                 return self._members(frame)
-            case PageRead():
+            case frames.PageRead():
                 lane = self._lane(frame.channel)
-                return self._settle(lane.answer("history"), page(frame)) + self._advance(lane)
+                return self._settle(lane.answer("history"), frames.page(frame)) + self._advance(lane)
             case ErrorEvent():
                 return self._error(frame)
             case Reconnect():
@@ -223,7 +208,7 @@ class Conversation:
         elif not lane.is_wanted and not any(c.kind == "unsubscribe" for c in lane.calls):
             # The call had failed or was given up before: what it did is undone.
             lane.stale_unsubscribed += 1
-            done.append(fx.Send(request("unsubscribe", channel=lane.name)))
+            done.append(fx.Send(frames.request("unsubscribe", channel=lane.name)))
         return done + self._settle(call, position) + self._advance(lane)
 
     def _unsubscribed(self, lane: Lane) -> list[Effect]:
@@ -237,17 +222,17 @@ class Conversation:
             lane.is_wanted = any(c.kind == "subscribe" for c in lane.calls)
         return self._settle(call, None) + self._advance(lane)
 
-    def _members(self, frame: MembersListed) -> list[Effect]:
+    def _members(self, frame: frames.MembersListed) -> list[Effect]:
         lane = self._lane(frame.channel)
         call = lane.current
         if call is None or call.kind != "members":
             return self._advance(lane)
-        call.members += [member(m) for m in frame.data]
+        call.members += [frames.member(m) for m in frame.data]
         if frame.has_more:
             return []
         return self._settle(lane.answer("members"), call.members) + self._advance(lane)
 
-    def _acknowledged(self, frame: Acknowledged) -> list[Effect]:
+    def _acknowledged(self, frame: frames.Acknowledged) -> list[Effect]:
         if frame.channel is not None:
             call = self._publishes.remove(frame.channel, frame.id)
             return self._settle(call, Receipt(frame.id, frame.channel, frame.timestamp, frame.sequence))

@@ -65,11 +65,13 @@ class WebSocketGate(Service):
         self._next_slot = 0
         self._count = 0
         self._ending: dict[Deferred[None], None] = {}
+        self._emptied: Deferred[None] | None = None
         self._is_draining = False
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = services.clock
         self.opened = 0
         self.closed: dict[str, int] = {}
+        self.refused: dict[str, int] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -132,6 +134,13 @@ class WebSocketGate(Service):
         if not ending.called:
             self._ending[ending] = None
             ending.addBoth(lambda _: self._ending.pop(ending, None))
+        if not self._count and self._emptied is not None:
+            emptied, self._emptied = self._emptied, None
+            emptied.callback(None)
+
+    def request_refused(self, code: str) -> None:
+        """A connection tells that it answered a request with an error."""
+        self.refused[code] = self.refused.get(code, 0) + 1
 
     def connections(self) -> list[Connection]:
         """All connections."""
@@ -160,7 +169,10 @@ class WebSocketGate(Service):
                 connection.reset("drained")
 
     async def close(self, batch: int) -> None:
-        """Closes all connections with 1001, so many every 100 ms: there is no server to come back to."""
+        """Closes all connections with 1001, so many every 100 ms: there is no server to come back to.
+
+        Fires when they are gone: a client that doesn't answer is reset after a second.
+        """
         self.stop_admitting()
         connections = self.connections()
         for start in range(0, len(connections), batch):
@@ -168,6 +180,9 @@ class WebSocketGate(Service):
                 connection.drain()
                 connection.end(CloseCode.GOING_AWAY, "the server shuts down")
             await deferLater(self._services.clock, _BATCH_PAUSE_SECONDS)
+        if self._count:
+            self._emptied = Deferred()
+            await self._emptied
 
     def stopService(self) -> Deferred[None]:
         """Stops the heartbeats; fires when what the connections held is given back."""

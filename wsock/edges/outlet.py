@@ -92,7 +92,7 @@ class TransportOutlet:
 
     def drained(self) -> Deferred[None] | None:
         """``None`` when there is room, else fires when the client has read what was written."""
-        if not self._is_paused:
+        if not self._is_paused or not self._is_open:
             return None
         drained: Deferred[None] = Deferred()
         self._waiting = [*(self._waiting or ()), drained]

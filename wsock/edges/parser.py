@@ -16,6 +16,9 @@ from wsock.errors import CloseCode
 
 __all__ = ["FrameParser", "FrameReceiver"]
 
+_MAX_FRAGMENTS = 16384
+_UNMASKED_PONG = 0x8A
+
 
 class FrameReceiver(Protocol):
     """Whom the parser tells."""
@@ -56,6 +59,7 @@ class FrameParser(WebSocketServerProtocol):
     trackTimings = False  # noqa: N815
     # The text of every message is checked as a whole, in one place: wsock.protocol.codec.
     utf8validateIncoming = False  # noqa: N815
+    websocket_version = 13
     factory = _Factory()
 
     def __init__(self, receiver: FrameReceiver, limit: int) -> None:
@@ -76,6 +80,30 @@ class FrameParser(WebSocketServerProtocol):
     def feed(self, data: bytes) -> None:
         """Parses the bytes and tells the receiver what they are."""
         self._dataReceived(data)
+
+    def processData(self) -> bool:  # noqa: N802
+        """Autobahn's step. PHP's library answers pings with unmasked pongs (protocol.md II.1): they are let pass."""
+        if self.current_frame is None:
+            self._skip_pongs()
+            if self._is_pong_cut():
+                return False
+        return bool(super().processData())
+
+    def _skip_pongs(self) -> None:
+        data, at = self.data, 0
+        while len(data) - at >= 2 and data[at] == _UNMASKED_PONG and len(data) - at >= 2 + data[at + 1] < 128:
+            at += 2 + data[at + 1]
+        self.data = data[at:]
+
+    def _is_pong_cut(self) -> bool:
+        data = self.data
+        return len(data) >= 2 and data[0] == _UNMASKED_PONG and data[1] < 126
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """Autobahn's hook. Empty fragments count for no limit of Autobahn's, and are kept all the same."""
+        super().onMessageFrameBegin(length)
+        if len(self.message_data) >= _MAX_FRAGMENTS:
+            self._fail_connection(CloseCode.TOO_BIG, f"a message of more than {_MAX_FRAGMENTS} fragments")
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N803
         """Autobahn's hook."""

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from wsock.edges.outlet import TransportOutlet
 from wsock.edges.parser import FrameParser
 from wsock.errors import CloseCode, Code, Malformed, Refused
-from wsock.protocol.frames import Event, Reconnect, Request
+from wsock.protocol.frames import ErrorEvent, Event, Reconnect, Request
 from wsock.protocol.presence import LeaveReason
 from wsock.protocol.session import Answer, End, Session
 from wsock.protocol.wire import close_frame, complete_texts, pong_frame, wanted
@@ -33,7 +33,6 @@ from wsock.verbs.peer import Peer, Services
 __all__ = ["Connection", "ConnectionLimits", "ConnectionOwner"]
 
 _LINGER_SECONDS = 1.0
-_UNMASKED_PONG = 0x8A
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +50,9 @@ class ConnectionOwner(Typing):
 
     def connection_ended(self, connection: Connection, ending: Deferred[None], why: str) -> None:
         """The connection is lost; ``ending`` fires when it has given back what it held."""
+
+    def request_refused(self, code: str) -> None:
+        """A request was answered with an error."""
 
 
 class Connection(Protocol):
@@ -146,21 +148,11 @@ class Connection(Protocol):
             return
         rest = data[at:]
         size = wanted(rest, self._limits.frame_bytes)
-        if size is not None and size > len(rest):
+        if size is not None:
             self._partial, self._wanted = bytearray(rest), size
-        elif rest[0] == _UNMASKED_PONG and (len(rest) < 2 or rest[1] <= 125):
-            self._skip_pong(rest)
         else:
             self._parser = FrameParser(self, self._limits.frame_bytes)
             self._parse(rest)
-
-    def _skip_pong(self, data: bytes) -> None:
-        """PHP's library answers pings with unmasked pongs (protocol.md II.1): they are let pass."""
-        size = 2 + data[1] if len(data) > 1 else 2
-        if len(data) < size:
-            self._partial, self._wanted = bytearray(data), size
-        elif len(data) > size:
-            self._read(data[size:])
 
     def _parse(self, data: bytes) -> None:
         parser = self._parser
@@ -217,6 +209,8 @@ class Connection(Protocol):
             else:
                 self._perform(what, size)
         elif isinstance(what, Answer):
+            if isinstance(what.event, ErrorEvent):
+                self._owner.request_refused(what.event.code)
             self.peer.send(what.event)
         elif isinstance(what, End):
             self.end(what.code, what.reason, what.event)
@@ -230,8 +224,8 @@ class Connection(Protocol):
     def _perform(self, request: Request, size: int) -> None:
         try:
             result = VERBS[type(request)](self.peer, request)
-        except Refused as e:
-            self._refuse(e, request)
+        except Exception:
+            self._failed(Failure(), request)
             return
         if result is None:
             return
@@ -294,6 +288,7 @@ class Connection(Protocol):
         channel, id = getattr(request, "channel", None), getattr(request, "id", None)
         if isinstance(refused, Malformed):
             channel, id = channel or refused.channel, id or refused.id
+        self._owner.request_refused(refused.code)
         self.peer.refuse(refused, channel=channel, id=id)
 
     # Time and endings.
@@ -308,7 +303,7 @@ class Connection(Protocol):
         if self._is_ending:
             return
         self._leave_reason = leave
-        self._why = reason
+        self._why = code.name.lower()
         if event is not None:
             self.peer.send(event)
         self._finish(close_frame(code, reason))

@@ -26,7 +26,7 @@ class Messages:
     """The messages of all channels.
 
     ``max_bytes`` bounds the JSON text of a message's data; with ``keeps_history`` off, messages are recoverable for
-    the recovery window and are no history.
+    the recovery window and are no history. ``published`` counts what was handed to the broker.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Messages:
         self._new_id = new_id
         self._max_bytes = max_bytes
         self._keeps_history = keeps_history
+        self.published = 0
 
     def publish(
         self,
@@ -64,7 +65,10 @@ class Messages:
         :class:`~wsock.errors.Unavailable` when nothing was accepted.
         """
         check_channel(channel)
-        if not isinstance(data, Raw):
+        if isinstance(data, Raw):
+            # It may be a view of a much larger frame, which would stay in memory as long as the message.
+            data = data.copy()
+        else:
             text = encode(data)
             check_text(text)
             data = Raw(text)
@@ -74,6 +78,7 @@ class Messages:
             raise Refused(Code.TOO_LARGE, f"the data has {size} bytes, more than {limit} (limits.message_bytes)")
         if id is not None and len(id) > _MAX_ID:
             raise Refused(Code.BAD_REQUEST, f"the id has more than {_MAX_ID} characters")
+        self.published += 1
         return self._broker.publish(
             Publication(
                 app=app,

@@ -73,6 +73,7 @@ class Replay:
         self._outlet = outlet
         self._on_end = on_end
         self._cursors: dict[str, Cursor] = {}
+        self._unpaced = 0
 
     def add(self, cursor: Cursor) -> None:
         """The channel is replayed from the cursor's position on, and then goes live."""
@@ -85,7 +86,9 @@ class Replay:
     async def run(self) -> None:
         """Replays until every channel is live."""
         while not await self._is_level():
-            await self._send_chunk()
+            self._send_next()
+            if self._unpaced >= _CHUNK_BYTES:
+                await self._pace()
         for cursor in self._cursors.values():
             self._hub.join(cursor.topic, self._outlet)
         self._cursors.clear()
@@ -94,48 +97,52 @@ class Replay:
     async def _is_level(self) -> bool:
         """Whether, at this moment, every cursor has sent all that its topic delivered.
 
-        Decided without waiting in between: a read that had to be waited for is followed by another look.
+        Else every cursor that is behind has its next messages at hand, so that they can be merged. Decided without
+        waiting in between: what was read is followed by another look.
         """
-        has_waited = True
-        while has_waited:
-            has_waited = False
-            for cursor in list(self._cursors.values()):
-                if not cursor.unsent and cursor.position != cursor.topic.position:
-                    before = cursor.topic.sequence
-                    await self._fill(cursor)
-                    has_waited = has_waited or cursor.topic.sequence != before
-        return all(not c.unsent and c.position == c.topic.position for c in self._cursors.values())
+        while behind := [c for c in self._cursors.values() if not c.unsent and c.position != c.topic.position]:
+            for cursor in behind:
+                await self._fill(cursor)
+        return not any(c.unsent for c in self._cursors.values())
 
     async def _fill(self, cursor: Cursor) -> None:
         topic = cursor.topic
+        if not self._is_current(cursor):
+            return
         try:
             messages = await self._broker.read(topic.app, topic.channel, cursor.position, _PAGE)
         except Gone:
-            self._turn.send(self._outlet, text_frame(encode(recovery_failed(topic.channel))))
+            if self._is_current(cursor):
+                self._turn.send(self._outlet, text_frame(encode(recovery_failed(topic.channel))))
             cursor.position = topic.position
             return
         cursor.unsent.extend(messages)
         if messages:
             cursor.position = messages[-1].position
+        elif cursor.position != topic.position:
+            # Read ahead of what the topic was told; that is on its way.
+            await deferLater(self._clock, 0)
 
-    async def _send_chunk(self) -> None:
-        """Writes what is certainly next, up to a chunk, and waits until the client has room for more."""
+    def _is_current(self, cursor: Cursor) -> bool:
+        return self._cursors.get(cursor.topic.channel) is cursor
+
+    def _send_next(self) -> None:
+        """Sends what is certainly next, up to a chunk."""
         heap = [(c.unsent[0].timestamp, n, c) for n, c in enumerate(self._cursors.values()) if c.unsent]
         heapify(heap)
-        size = 0
-        while heap and size < _CHUNK_BYTES:
+        while heap and self._unpaced < _CHUNK_BYTES:
             _, number, cursor = heappop(heap)
-            if self._cursors.get(cursor.topic.channel) is not cursor:
-                continue
             frame = text_frame(encode(cursor.unsent.popleft().event()))
             self._turn.send(self._outlet, frame)
-            size += len(frame)
+            self._unpaced += len(frame)
             if cursor.unsent:
                 heappush(heap, (cursor.unsent[0].timestamp, number, cursor))
             elif cursor.position != cursor.topic.position:
-                break
-        if size < _CHUNK_BYTES:
-            return
+                return
+
+    async def _pace(self) -> None:
+        """Writes what was sent, and waits until the client has room for more."""
+        self._unpaced = 0
         self._turn.flush()
         await deferLater(self._clock, 0)
         drained = self._outlet.drained()

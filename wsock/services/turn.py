@@ -38,9 +38,12 @@ class Feed:
 
 
 class Turn:
-    """Collects frames until the end of the reactor turn in which the first of them came."""
+    """Collects frames until the end of the reactor turn in which the first of them came.
 
-    __slots__ = ("_arrival", "_clock", "_direct", "_feeds", "_is_scheduled")
+    ``delivered`` counts frames of feeds times their outlets.
+    """
+
+    __slots__ = ("_arrival", "_clock", "_direct", "_feeds", "_is_scheduled", "delivered")
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -48,6 +51,7 @@ class Turn:
         self._direct: list[Outlet] = []
         self._arrival = 0
         self._is_scheduled = False
+        self.delivered = 0
 
     def send(self, outlet: Outlet, frame: bytes) -> None:
         """The outlet gets the frame at the end of the turn."""
@@ -72,6 +76,8 @@ class Turn:
     def flush(self) -> None:
         """Writes what was collected. Needed before the outlets of a feed change."""
         feeds, self._feeds = self._feeds, []
+        for feed in feeds:
+            self.delivered += len(feed.frames) * len(feed.outlets)
         direct, self._direct = self._direct, []
         if len(feeds) == 1:
             [feed] = feeds
@@ -92,14 +98,12 @@ class Turn:
             for outlet in feed.outlets:
                 earlier = feeds_of.get(outlet)
                 feeds_of[outlet] = one if earlier is None else earlier + one
-        bytes_of: dict[tuple[int, ...], bytes] = {}
-        for outlet, numbers in feeds_of.items():
-            frames = bytes_of.get(numbers)
-            if frames is None:
-                frames = bytes_of[numbers] = _merge([feeds[n] for n in numbers])
-            outlet.write(frames)
+        bytes_of = {numbers: _merge([feeds[n] for n in numbers]) for numbers in set(feeds_of.values())}
+        # Before the writes: one that ends a connection may broadcast to these feeds.
         for feed in feeds:
             _clear(feed)
+        for outlet, numbers in feeds_of.items():
+            outlet.write(bytes_of[numbers])
 
     def _schedule(self) -> None:
         if not self._is_scheduled:

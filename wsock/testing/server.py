@@ -6,7 +6,7 @@
     bob = server.connect(client_id="bob")
     bob.says({"action": "subscribe", "channel": "news"})
     assert bob.take()[0]["action"] == "subscribed"
-    server.advance(20)
+    server.advance(25)
     assert bob.take() == [{"action": "pong"}]
 
 It is the real server (:class:`wsock.server.Server`) as ``--dev`` starts it, with everything but the sockets: the app

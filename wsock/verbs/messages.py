@@ -15,11 +15,12 @@ from wsock.protocol.frames import NULL, Ack, History, HistoryPage, Request
 from wsock.protocol.messages import HistoryQuery, Message, Receipt
 from wsock.verbs.peer import Peer
 
-__all__ = ["HistoryRequest", "Publish", "history", "history_pages", "publish"]
+__all__ = ["ENVELOPE", "MAX_FRAME", "HistoryRequest", "Publish", "history", "history_pages", "publish"]
 
 MAX_FRAME = 1 << 20
 """Bytes that no frame exceeds (protocol.md I.3)."""
-_ENVELOPE = 1024
+ENVELOPE = 1024
+"""Bytes that are left for what surrounds the entries of a frame."""
 
 
 class Publish(Request, frozen=True, tag="publish"):
@@ -36,6 +37,7 @@ class Publish(Request, frozen=True, tag="publish"):
 def publish(peer: Peer, request: Publish) -> Deferred[None]:
     """Answered by ``ack`` when the broker has accepted the message."""
     credential = peer.credential
+    check_channel(request.channel)
     credential.permissions.require("publish", request.channel)
     accepted = peer.services.messages.publish(
         credential.app,
@@ -120,7 +122,7 @@ def history_pages(messages: list[Message], has_more: bool, room: int) -> list[tu
 
 def _fitting(messages: list[Message], room: int) -> int:
     """How many of the messages, at least one, take no more than ``room`` bytes."""
-    left = room - _ENVELOPE
+    left = room - ENVELOPE
     for number, message in enumerate(messages):
         left -= len(encode(message.entry())) + 1
         if left < 0:

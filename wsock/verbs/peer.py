@@ -133,7 +133,8 @@ class Peer:
     def is_absent(self, topic: Topic) -> None:
         """The connection holds its member there no more."""
         self.present.pop(topic.channel, None)
-        self.services.hub.unwatch(topic, self.outlet)
+        if self._replay is None or topic.channel not in self.channels:
+            self.services.hub.unwatch(topic, self.outlet)
         self.services.hub.close(topic)
 
     async def release(self, channels: list[str]) -> None:
@@ -184,6 +185,8 @@ class Peer:
         if topic is not None:
             if self._replay is not None:
                 self._replay.drop(channel)
+            if channel not in self.present:
+                self.services.hub.unwatch(topic, self.outlet)
             self.services.hub.part(topic, self.outlet)
             self.services.hub.close(topic)
         self.send(Unsubscribed(channel))
@@ -201,9 +204,14 @@ class Peer:
         if self._replay is None:
             self._replay = Replay(s.hub, s.broker, s.turn, s.clock, self.outlet, self._replayed)
         self._replay.add(cursor)
+        # Its presence changes are not held back: a replay does not bring them.
+        s.hub.watch(cursor.topic, self.outlet)
 
     def _replayed(self) -> None:
         self._replay = self._replaying = None
+        for channel, topic in self.channels.items():
+            if channel not in self.present:
+                self.services.hub.unwatch(topic, self.outlet)
 
     def _replay_failed(self, failure: Failure) -> None:
         """A replay that can't go on must not leave its channels silent: the client is made to resume them."""
@@ -246,6 +254,7 @@ class Peer:
         hub = self.services.hub
         channels, self.channels = self.channels, {}
         for topic in channels.values():
+            hub.unwatch(topic, self.outlet)
             hub.part(topic, self.outlet)
             hub.close(topic)
         present, self.present = self.present, {}

@@ -7,7 +7,7 @@ from msgspec import Raw
 from wsock.protocol.channels import check_channel
 from wsock.protocol.codec import encode
 from wsock.protocol.frames import EMPTY_OBJECT, Member, PresenceMembers, Request
-from wsock.verbs.messages import MAX_FRAME
+from wsock.verbs.messages import ENVELOPE, MAX_FRAME
 from wsock.verbs.peer import Peer
 
 __all__ = ["PresenceEnterRequest", "PresenceGet", "PresenceLeaveRequest", "PresenceUpdateRequest"]
@@ -26,7 +26,12 @@ async def enter(peer: Peer, request: PresenceEnterRequest) -> None:
     _check(peer, channel)
     topic = peer.present.get(channel)
     if topic is None:
-        peer.is_present(await peer.services.hub.open(peer.app, channel))
+        peer.require_room_to_enter()
+        opened = await peer.services.hub.open(peer.app, channel)
+        if peer.is_closed:
+            peer.services.hub.close(opened)
+            return
+        peer.is_present(opened)
     try:
         await peer.services.presence.enter(peer.app, channel, peer.client_id, peer.id, request.data)
     except BaseException:
@@ -80,7 +85,7 @@ async def get(peer: Peer, request: PresenceGet) -> None:
     """Answered by ``presence.members``, in several frames where one would be too large."""
     _check(peer, request.channel)
     members = await peer.services.presence.members(peer.app, request.channel)
-    for part, has_more in _parts(members, MAX_FRAME // 2):
+    for part, has_more in _parts(members, MAX_FRAME // 2 - ENVELOPE):
         await peer.send_large(PresenceMembers(request.channel, part, part, has_more))
 
 

@@ -29,11 +29,12 @@ async def subscribe(peer: Peer, request: Subscribe) -> None:
     topic = peer.channels.get(channel)
     if topic is None:
         topic = await _open(peer, channel)
+        start = topic.position
         rewound = await _rewound(peer, topic, request.rewind) if request.rewind else []
         if peer.is_closed:
             peer.services.hub.close(topic)
             return
-        peer.subscribed(topic, topic.position, rewound)
+        peer.subscribed(topic, start if rewound else topic.position, rewound)
         peer.start_replay()
     else:
         peer.subscribed_again(topic)
@@ -48,7 +49,7 @@ async def _open(peer: Peer, channel: str) -> Topic:
 
 
 async def _rewound(peer: Peer, topic: Topic, rewind: float) -> list[Message]:
-    """The last messages up to the topic's position. Without the permission for history there are none."""
+    """The last messages up to where the topic stands now. Without the permission for history there are none."""
     if rewind < 1:
         return []
     if not peer.credential.permissions.allows("history", topic.channel):
@@ -56,12 +57,13 @@ async def _rewound(peer: Peer, topic: Topic, rewind: float) -> list[Message]:
         peer.refuse(Refused(Code.FORBIDDEN, text), channel=topic.channel)
         return []
     query = HistoryQuery(limit=int(min(rewind, MAX_HISTORY)))
+    epoch, sequence = topic.epoch, topic.sequence
     try:
         page = await peer.services.messages.history(topic.app, topic.channel, query)
     except BaseException:
         peer.services.hub.close(topic)
         raise
-    behind = [m for m in page.messages if m.epoch != topic.epoch or m.sequence <= topic.sequence]
+    behind = [m for m in page.messages if m.epoch != epoch or m.sequence <= sequence]
     return sorted(behind, key=lambda m: (m.timestamp, m.epoch, m.sequence))
 
 
@@ -175,7 +177,8 @@ def _resumed(peer: Peer, names: tuple[str, ...], starts: list[_Start]) -> None:
     for name in names:
         if name in peer.channels:
             peer.subscribed_again(peer.channels[name])
-    for start in starts:
+    # First those with something to replay: the others join the replay, lest their live messages overtake it.
+    for start in sorted(starts, key=lambda s: s.position == s.topic.position):
         peer.subscribed(start.topic, start.position, [])
     recovered = [name for name in names if name in peer.channels and name not in lost]
     peer.send(Ack("resume", data=Resumed(recovered, lost)))

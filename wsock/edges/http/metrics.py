@@ -10,7 +10,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-__all__ = ["Measure", "MeasureCollector", "build_registry"]
+from wsock.edges.gate import WebSocketGate
+from wsock.services.hub import Hub
+from wsock.services.messages import Messages
+from wsock.services.turn import Turn
+
+__all__ = ["Measure", "MeasureCollector", "build_registry", "node_measures"]
 
 _MAX_LABELS = 50
 _OTHER = "other"
@@ -54,56 +59,51 @@ class MeasureCollector(Collector):
             yield family
 
 
-def build_registry(
-    *,
-    connections: Callable[[], int],
-    opened: Callable[[], int],
-    closed: Callable[[], Mapping[str, int]],
-    topics: Callable[[], int],
-    published: Callable[[], int] | None = None,
-    delivered: Callable[[], int] | None = None,
-    refused: Callable[[], Mapping[str, int]] | None = None,
-) -> CollectorRegistry:
-    """A registry of its own with the server's metrics; those that nobody counts are left out."""
+def build_registry(measures: list[Measure]) -> CollectorRegistry:
+    """A registry of its own that reads these measures."""
     registry = CollectorRegistry(auto_describe=True)
-    registry.register(MeasureCollector(_measures(connections, opened, closed, topics, published, delivered, refused)))
+    registry.register(MeasureCollector(measures))
     return registry
 
 
-def _measures(
-    connections: Callable[[], int],
-    opened: Callable[[], int],
-    closed: Callable[[], Mapping[str, int]],
-    topics: Callable[[], int],
-    published: Callable[[], int] | None,
-    delivered: Callable[[], int] | None,
-    refused: Callable[[], Mapping[str, int]] | None,
-) -> list[Measure]:
-    measures = [
-        Measure(name="wsock_connections", text="WebSocket connections now.", kind="gauge", read=connections),
+def node_measures(gate: WebSocketGate, hub: Hub, turn: Turn, messages: Messages) -> list[Measure]:
+    """All metrics of a node."""
+    return [
+        Measure(name="wsock_connections", text="WebSocket connections now.", kind="gauge", read=lambda: len(gate)),
         Measure(
-            name="wsock_connections_opened", text="WebSocket connections ever opened.", kind="counter", read=opened
+            name="wsock_connections_opened",
+            text="WebSocket connections ever opened.",
+            kind="counter",
+            read=lambda: gate.opened,
         ),
         Measure(
             name="wsock_connections_closed",
             text="WebSocket connections that ended, by reason.",
             kind="counter",
-            read=closed,
+            read=lambda: gate.closed,
             label="reason",
         ),
-        Measure(name="wsock_topics", text="Channels in use on this node.", kind="gauge", read=topics),
+        Measure(name="wsock_topics", text="Channels in use on this node.", kind="gauge", read=lambda: len(hub)),
+        Measure(
+            name="wsock_messages_published",
+            text="Messages handed to the broker.",
+            kind="counter",
+            read=lambda: messages.published,
+        ),
+        Measure(
+            name="wsock_messages_delivered",
+            text="Messages and presence changes written to subscribers.",
+            kind="counter",
+            read=lambda: turn.delivered,
+        ),
+        Measure(
+            name="wsock_requests_refused",
+            text="Requests on WebSockets answered with an error, by its code.",
+            kind="counter",
+            read=lambda: gate.refused,
+            label="code",
+        ),
     ]
-    if published is not None:
-        text = "Messages accepted from publishers."
-        measures.append(Measure(name="wsock_messages_published", text=text, kind="counter", read=published))
-    if delivered is not None:
-        text = "Messages written to subscribers."
-        measures.append(Measure(name="wsock_messages_delivered", text=text, kind="counter", read=delivered))
-    if refused is not None:
-        text = "Requests refused, by error code."
-        name = "wsock_requests_refused"
-        measures.append(Measure(name=name, text=text, kind="counter", read=refused, label="code"))
-    return measures
 
 
 def _family(measure: Measure) -> CounterMetricFamily | GaugeMetricFamily:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from wsock.edges.doorway import Gate
 from wsock.edges.http.answers import answers_json, internal_error, json_answer, refused_answer, send
@@ -135,11 +135,6 @@ class HttpEdge:
         allowed = ", ".join(sorted({*(error.valid_methods or ()), "OPTIONS"}))
         request.setHeader(b"Allow", allowed.encode("ascii"))
         return refused_answer(request, Refused(Code.BAD_REQUEST, f"this path takes {allowed}"), 405)
-
-    @app.handle_errors(HTTPException)
-    def not_routed(self, request: Any, failure: Failure) -> bytes:
-        """Whatever else the router finds wrong with a request."""
-        return refused_answer(request, Refused(Code.BAD_REQUEST, "the path can't be understood"))
 
     @app.handle_errors(Exception)
     def failed(self, request: Any, failure: Failure) -> bytes:

@@ -10,7 +10,9 @@ from io import BytesIO
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
@@ -40,6 +42,24 @@ class Channel(HTTPChannel):
     site: Site
     transport: Any
     is_over = False
+    persistent: bool
+
+    def connectionMade(self) -> None:
+        """Twisted's hook."""
+        super().connectionMade()
+        self.site.channels[self] = None
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Twisted's hook."""
+        self.site.channels.pop(self, None)
+        super().connectionLost(reason)
+
+    def end(self) -> None:
+        """Ends the connection: after the answer that is under way, if there is one."""
+        if self._handlingRequest and not self.is_over:
+            self.persistent = False
+        else:
+            self.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted's hook: only the first byte of a request restarts the timeout."""
@@ -60,8 +80,6 @@ class Channel(HTTPChannel):
 
     def allHeadersReceived(self) -> None:  # noqa: N802
         """Twisted's hook: a body that says it is too large is refused before it is read or asked for."""
-        if self.is_over:
-            return
         if self.length is not None and self.length > self.site.max_body_bytes:
             self.refuse(too_large(self.site.max_body_bytes))
             return
@@ -124,8 +142,7 @@ class Request(server.Request):
 
     def write(self, data: bytes) -> None:
         """Writes some of the answer; nothing in it names the software."""
-        if not self.startedWriting:
-            self.responseHeaders.removeHeader(b"Server")
+        self.responseHeaders.removeHeader(b"Server")
         super().write(data)
 
 
@@ -139,6 +156,12 @@ class Site(server.Site):
     def __init__(self, root: IResource, clock: IReactorTime, max_body_bytes: int, timeout_seconds: float) -> None:
         super().__init__(root, timeout=timeout_seconds, reactor=clock)
         self.max_body_bytes = max_body_bytes
+        self.channels: dict[Channel, None] = {}
+
+    def end_connections(self) -> None:
+        """Ends the connections that there are: those that wait for an answer get it first."""
+        for channel in tuple(self.channels):
+            channel.end()
 
     def getContentFile(self, length: int | None) -> BytesIO:  # noqa: N802
         """Twisted's hook: bodies are bounded, so they need no file."""

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
@@ -104,8 +105,9 @@ def _head(request: Request) -> Head:
 
 
 def _refuse(request: Request, refused: Refused) -> None:
-    request.setHeader(b"Connection", b"close")
-    request.channel.persistent = False
+    if isinstance(request.channel, HTTPChannel):
+        request.setHeader(b"Connection", b"close")
+        request.channel.persistent = False
     send(request, refused_answer(request, refused))
 
 
@@ -113,16 +115,16 @@ def _detach(request: Request) -> tuple[Any, bytes]:
     """The transport, free of HTTP, and what was read from it already.
 
     Twisted has no public way to do this: the channel is its transport's producer, keeps what arrives during a request,
-    and may have paused the transport for it.
+    and may have paused the transport for it. To the channel the connection is lost.
     """
     channel: Any = request.channel
     transport = channel.transport
-    channel.setTimeout(None)
     channel._networkProducer.unregisterProducer()
     channel._networkProducer.resumeProducing()
     rest = b"".join(channel._dataBuffer) + channel.clearLineBuffer()
     channel._dataBuffer = []
     channel.requests = []
+    channel.connectionLost(Failure(ConnectionDone()))
     channel.transport = None
     return transport, rest
 

@@ -1,0 +1,307 @@
+"""The writing end of a connection: when it may go to the kernel, and what happens when the client does not read."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+from twisted.internet import tcp, unix
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from zope.interface.verify import verifyObject
+
+from tests.base import SynchronousTestCase
+from wsock.edges.outlet import TransportOutlet
+from wsock.protocol.codec import Codec
+from wsock.protocol.session import Session, SessionLimits
+from wsock.verbs import REQUESTS
+
+
+class FakeSocket:
+    """A socket that takes as many bytes of each write as ``takes`` says, or fails with that error; then everything."""
+
+    family = socket.AF_INET
+
+    def __init__(self, *takes: int | OSError) -> None:
+        self.takes = list(takes)
+        self.sent = b""
+
+    def send(self, data: Any) -> int:
+        taken = self.takes.pop(0) if self.takes else len(data)
+        if isinstance(taken, OSError):
+            raise taken
+        self.sent += bytes(data[:taken])
+        return min(taken, len(data))
+
+    def fileno(self) -> int:
+        return 99
+
+    def setblocking(self, _: bool) -> None:
+        """Blocks never."""
+
+    def setsockopt(self, *_: Any) -> None:
+        """Accepts any option."""
+
+    def close(self) -> None:
+        """Is closed."""
+
+    def shutdown(self, _: int) -> None:
+        """Is shut down."""
+
+
+class SubclassedServer(tcp.Server):
+    """Might override anything."""
+
+
+AGAIN = OSError(errno.EAGAIN, "try again")
+
+
+class OutletTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.session = Session(Codec(REQUESTS), SessionLimits(), 0.0)
+        self.slow = 0
+        self.reactor = MemoryReactorClock()
+
+    def transport(self, *takes: int | OSError, kind: type[Any] = tcp.Server) -> Any:
+        """One of Twisted's own transports over a socket."""
+        self.socket = FakeSocket(*takes)
+        client = IPv4Address("TCP", "192.0.2.1", 1)
+        transport = kind(self.socket, Protocol(), client, None, 1, self.reactor)
+        transport.protocol.makeConnection(transport)
+        return transport
+
+    def outlet(self, transport: Any, limit: int = 1000) -> TransportOutlet:
+        """An outlet on it."""
+        return TransportOutlet(transport, self.session, limit, self.on_slow)
+
+    def on_slow(self) -> None:
+        """What the outlet calls."""
+        self.slow += 1
+
+
+class KernelTests(OutletTestCase):
+    def test_plain_transports(self) -> None:
+        """Bytes go straight to the kernel where the transport is exactly Twisted's own."""
+        for kind in (tcp.Server, unix.Server):
+            outlet = self.outlet(self.transport(kind=kind))
+
+            outlet.write(b"hello")
+
+            self.assertEqual(self.socket.sent, b"hello")
+            self.assertTrue(self.session.sent)
+
+    def test_subclass(self) -> None:
+        """A subclass is not one of them."""
+        outlet = self.outlet(self.transport(kind=SubclassedServer))
+
+        outlet.write(b"hello")
+
+        self.assertEqual(self.socket.sent, b"")
+
+    def test_tls(self) -> None:
+        """After STARTTLS bytes would leave in clear."""
+        transport = self.transport()
+        transport.TLS = True
+        written: list[bytes] = []
+        transport.write = written.append
+        outlet = self.outlet(transport)
+
+        outlet.write(b"hello")
+
+        self.assertEqual((self.socket.sent, written), (b"", [b"hello"]))
+
+    def test_wrapper(self) -> None:
+        """A wrapper forwards every attribute of the transport, and is not fooled by that."""
+        transport = self.transport()
+        factory: Any = WrappingFactory(None)
+        factory.protocols = {}
+        wrapper = ProtocolWrapper(factory, Protocol())
+        wrapper.transport = transport
+        written: list[bytes] = []
+        self.patch(wrapper, "write", written.append)
+        outlet = self.outlet(wrapper)
+
+        outlet.write(b"hello")
+
+        self.assertEqual((self.socket.sent, written), (b"", [b"hello"]))
+
+    def test_partial_write(self) -> None:
+        """What the kernel does not take goes the transport's way, in order with what follows."""
+        transport = self.transport(3)
+        outlet = self.outlet(transport)
+
+        outlet.write(b"hello")
+        outlet.write(b" you")
+        self.assertEqual(self.socket.sent, b"hel")
+        transport.doWrite()
+
+        self.assertEqual(self.socket.sent, b"hello you")
+
+    def test_full_kernel(self) -> None:
+        """EAGAIN is a write of nothing."""
+        transport = self.transport(AGAIN)
+        outlet = self.outlet(transport)
+
+        outlet.write(b"hello")
+        self.assertEqual(self.socket.sent, b"")
+        transport.doWrite()
+
+        self.assertEqual(self.socket.sent, b"hello")
+
+    def test_error(self) -> None:
+        """An error is left to the reactor, which meets it again."""
+        reset = OSError(errno.ECONNRESET, "reset")
+        transport = self.transport(reset, reset)
+        outlet = self.outlet(transport)
+
+        outlet.write(b"hello")
+
+        self.assertIsInstance(transport.doWrite(), Exception)
+
+    def test_disconnecting(self) -> None:
+        """A transport that ends is written to in its own way."""
+        transport = self.transport()
+        outlet = self.outlet(transport)
+        transport.disconnecting = True
+
+        outlet.write(b"hello")
+
+        self.assertEqual(self.socket.sent, b"")
+
+    def test_large_write(self) -> None:
+        """More than one write takes, and more than the transport buffers: the transport pauses the outlet."""
+        transport = self.transport(1000)
+        outlet = self.outlet(transport, 1 << 20)
+        data = bytes(range(256)) * 1000
+
+        outlet.write(data)
+        outlet.write(b"behind")
+        self.assertEqual(outlet.queued, 6)
+        while transport.dataBuffer or transport._tempDataLen or outlet.queued:
+            transport.doWrite()
+
+        self.assertEqual(self.socket.sent, data + b"behind")
+
+
+class QueueTests(OutletTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.string = StringTransport()
+        self.string.abortConnection = self.abort  # type: ignore[method-assign]
+        self.aborted = 0
+        self.out = self.outlet(self.string)
+
+    def abort(self) -> None:
+        """What the outlet calls."""
+        self.aborted += 1
+
+    def test_interface(self) -> None:
+        """The outlet is its transport's producer."""
+        verifyObject(IPushProducer, self.out)
+        self.assertIs(self.string.producer, self.out)
+
+    def test_pending_goes_first(self) -> None:
+        """What the turn left for this connection alone is written in front."""
+        self.out.pending = [b"a", b"b"]
+
+        self.out.write(b"c")
+        self.out.write(b"d")
+
+        self.assertEqual(self.string.value(), b"abcd")
+        self.assertIsNone(self.out.pending)
+
+    def test_paused(self) -> None:
+        """While paused, frames wait, and are written in order when there is room."""
+        self.out.write(b"a")
+        self.out.pauseProducing()
+        self.out.write(b"b")
+        self.out.write(b"c")
+        self.assertEqual((self.string.value(), self.out.queued), (b"a", 2))
+
+        self.out.resumeProducing()
+        self.out.write(b"d")
+
+        self.assertEqual((self.string.value(), self.out.queued), (b"abcd", 0))
+
+    def test_paused_again_in_the_middle(self) -> None:
+        """A transport that pauses again while the queue is written gets no more of it."""
+        self.out.pauseProducing()
+        for frame in (b"a", b"b", b"c"):
+            self.out.write(frame)
+        self.patch(self.string, "write", self.write_and_pause)
+
+        self.out.resumeProducing()
+        self.assertEqual((self.string.value(), self.out.queued), (b"a", 2))
+        self.assertIsNotNone(self.out.drained())
+        self.out.resumeProducing()
+        self.out.resumeProducing()
+
+        self.assertEqual((self.string.value(), self.out.queued), (b"abc", 0))
+
+    def write_and_pause(self, data: bytes) -> None:
+        """A transport that is full after each write."""
+        self.string.io.write(data)
+        self.out.pauseProducing()
+
+    def test_beyond_the_limit(self) -> None:
+        """A queue of more than the limit resets the connection, once; exactly the limit does not."""
+        self.out.pauseProducing()
+        self.out.write(b"x" * 1000)
+        self.assertEqual((self.aborted, self.slow), (0, 0))
+
+        self.out.write(b"x")
+        self.out.write(b"y")
+
+        self.assertEqual((self.aborted, self.slow), (1, 1))
+        self.assertIsNone(self.string.producer)
+
+    def test_drained(self) -> None:
+        """Who writes much learns when there is room."""
+        self.assertIsNone(self.out.drained())
+        self.out.pauseProducing()
+        first, second = self.out.drained(), self.out.drained()
+        assert first is not None and second is not None
+        self.assertNoResult(first)
+
+        self.out.resumeProducing()
+
+        self.successResultOf(first)
+        self.successResultOf(second)
+
+    def test_drained_when_lost(self) -> None:
+        """Nobody waits for a client that is gone, neither from before nor from then on."""
+        self.out.pauseProducing()
+        waiting = self.out.drained()
+        assert waiting is not None
+
+        self.out.stopProducing()
+
+        self.successResultOf(waiting)
+        self.assertIsNone(self.out.drained())
+        self.out.write(b"a")
+        self.assertEqual(self.string.value(), b"")
+
+    def test_close(self) -> None:
+        """A closed outlet hands over what waits and takes nothing more."""
+        self.out.pauseProducing()
+        self.out.write(b"a")
+
+        self.out.close()
+        self.out.close()
+        self.out.write(b"b")
+
+        self.assertEqual(self.string.value(), b"a")
+        self.assertIsNone(self.string.producer)
+
+    def test_abort(self) -> None:
+        """A reset drops what waits."""
+        self.out.pauseProducing()
+        self.out.write(b"a")
+
+        self.out.abort()
+
+        self.assertEqual((self.string.value(), self.aborted, self.slow), (b"", 1, 0))
