@@ -20,7 +20,7 @@ from wsock.backends.memory_directory import MemoryDirectory
 from wsock.backends.memory_presence import MemoryPresence
 from wsock.backends.memory_store import MemoryMessages
 from wsock.edges.gate import WebSocketGate
-from wsock.edges.http import HttpEdge, build_registry, build_site
+from wsock.edges.http import HttpEdge, build_registry, build_site, node_measures
 from wsock.edges.websocket import ConnectionLimits
 from wsock.interfaces import Account, App, Key
 from wsock.protocol.session import SessionLimits
@@ -116,8 +116,8 @@ class World:
         self.store = MemoryMessages()
         epochs, ids = count(1), count(1)
         self.broker = MemoryBroker(self.store, self.now, lambda: f"e{next(epochs)}")
-        turn = Turn(self.clock)
-        self.hub = Hub(self.broker, turn)
+        self.turn = Turn(self.clock)
+        self.hub = Hub(self.broker, self.turn)
         presence_store = MemoryPresence()
         presence_store.listen(self.hub)
         self.presence = Presence(presence_store, self.clock, self.now)
@@ -129,7 +129,7 @@ class World:
             hub=self.hub,
             messages=self.messages,
             presence=self.presence,
-            turn=turn,
+            turn=self.turn,
             clock=self.clock,
             now=self.now,
             max_channels=100,
@@ -172,12 +172,7 @@ class World:
         await self.directory.create(App(id=app, name=app, created_at=0, allowed_origins=origins), keys, account)
 
     def _registry(self) -> CollectorRegistry:
-        return build_registry(
-            connections=lambda: len(self.gate),
-            opened=lambda: self.gate.opened,
-            closed=lambda: self.gate.closed,
-            topics=lambda: len(self.hub),
-        )
+        return build_registry(node_measures(self.gate, self.hub, self.turn, self.messages))
 
     def asks(self, *requests: bytes) -> list[Answer]:
         """The answers to requests on one connection."""

@@ -7,7 +7,6 @@ import socket
 from typing import Any
 
 from twisted.internet import tcp, unix
-from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -69,8 +68,7 @@ class OutletTestCase(SynchronousTestCase):
     def transport(self, *takes: int | OSError, kind: type[Any] = tcp.Server) -> Any:
         """One of Twisted's own transports over a socket."""
         self.socket = FakeSocket(*takes)
-        client = IPv4Address("TCP", "192.0.2.1", 1)
-        transport = kind(self.socket, Protocol(), client, None, 1, self.reactor)
+        transport = kind(self.socket, Protocol(), ("192.0.2.1", 1), None, 1, self.reactor)
         transport.protocol.makeConnection(transport)
         return transport
 

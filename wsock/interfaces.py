@@ -164,7 +164,8 @@ class IPresenceStore(Interface):
     async def enter(app: str, channel: str, client_id: str, connection: str, data: bytes, now: float) -> None:
         """The connection holds the member from now on. ``data`` is the text of a JSON object.
 
-        Announces an enter when the member is new, else an update. Raises :class:`Refused` with ``limit_exceeded``
+        Announces an enter when the member is new, and an update when it was there with other data: a client that comes
+        back and enters again as before makes no noise. Raises :class:`Refused` with ``limit_exceeded``
         when the channel is full.
         """
 

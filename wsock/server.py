@@ -68,7 +68,9 @@ def is_data_in_use(directory: Path) -> bool:
 
 
 def _to_terminal(text: str) -> None:
-    print(text, file=sys.__stderr__, flush=True)
+    # Under systemd the terminal is the journal, which others may read: there, the file has to do.
+    if "JOURNAL_STREAM" not in os.environ:
+        print(text, file=sys.__stderr__, flush=True)
 
 
 class Server(Service):
@@ -292,9 +294,8 @@ class Server(Service):
         made = self._provisioned
         if made is not None and not self.config.dev:
             path = Path(self.config.data) / _CREDENTIALS
-            self._show(
-                f"\nThis is the first start. These credentials are shown once, and kept in {path}:\n\n{made.text}\n"
-            )
+            self._log.info("first start: the credentials are in {path}", path=str(path))
+            self._show(f"\nThis is the first start. These credentials are shown once:\n\n{made.text}\n")
         for port in self._ports:
             self._log.info("wsock serves on {address}", address=_address(port))
         if self.config.dev:

@@ -130,7 +130,8 @@ class MemoryPresence:
             self._announce(app, PresenceChange(channel, "enter", member))
         else:
             self._return(present, connection)
-            self._replace(app, channel, present, data)
+            if bytes(present.member.data) != data:
+                self._replace(app, channel, present, data)
 
     async def update(self, app: str, channel: str, client_id: str, connection: str, data: bytes, now: float) -> bool:
         """Replaces the member's data; ``False`` when the connection is lost or does not hold the member."""

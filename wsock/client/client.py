@@ -28,10 +28,6 @@ from wsock.protocol.position import Position
 __all__ = ["Client"]
 
 
-def _random_id() -> str:
-    return secrets.token_urlsafe(15)
-
-
 class Client(Service):
     """A client of one server, with one API key or token. It keeps connected from :meth:`connect` to :meth:`close`.
 
@@ -63,7 +59,7 @@ class Client(Service):
         max_pending: int = 1024,
         timing: Timing | None = None,
         retry_policy: Callable[[int], float] | None = None,
-        new_id: Callable[[], str] = _random_id,
+        new_id: Callable[[], str] = secrets.token_urlsafe,
     ) -> None:
         self.new_id = new_id
         self._url = url

@@ -74,6 +74,7 @@ class Connection(Protocol):
         "_services",
         "_waiting",
         "_wanted",
+        "_was_asked_to_go",
         "_why",
         "outlet",
         "peer",
@@ -110,6 +111,7 @@ class Connection(Protocol):
         self._linger: IDelayedCall | None = None
         self._leave_reason: LeaveReason | None = None
         self._why = "lost"
+        self._was_asked_to_go = False
 
     def open(self, id: str, credential: Credential, transport: Any) -> None:
         """The handshake is done: the connection speaks on this transport from now on."""
@@ -188,7 +190,8 @@ class Connection(Protocol):
         answer = (
             code if is_valid and code is not None else CloseCode.NORMAL if code is None else CloseCode.PROTOCOL_ERROR
         )
-        self._leave_reason = "left"
+        if not self._was_asked_to_go:
+            self._leave_reason = "left"
         self._why = "closed"
         self._finish(close_frame(answer, ""))
         self.transport.loseConnection()
@@ -325,6 +328,7 @@ class Connection(Protocol):
     def ask_to_reconnect(self, delay_ms: int) -> bool:
         """Asks a client of ours to connect again and to close; ``False`` when it is another's."""
         if self._is_ours and not self._is_ending:
+            self._was_asked_to_go = True
             self.peer.send(Reconnect(delay_ms))
         return self._is_ours
 

@@ -71,7 +71,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 class HistoryQuery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Which part of the past: ``before`` and ``after`` are timestamps in milliseconds, exclusive both.
 
-    ``backward`` begins with the newest, ``forward`` with the oldest; the order of the answer is the same.
+    ``backward`` begins with the newest, ``forward`` with the oldest; the answer is in that order.
     """
 
     limit: int = 50
