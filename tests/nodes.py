@@ -81,7 +81,7 @@ class HeldJournal(MemoryMessages):
 
 @implementer(IBroker)
 class LateBroker:
-    """A broker over another one whose answers come a turn of the clock later; ``reads`` are the limits of reads.
+    """A broker over another one whose answers come a millisecond later; ``reads`` are the limits of reads.
 
     ``trouble`` is what reads raise. Delivery is the other's, at once.
     """
@@ -128,7 +128,7 @@ class LateBroker:
     async def _later(self, answer: Awaitable[_T]) -> _T:
         result = await answer
         if self.is_late:
-            await deferLater(self._clock, 0)
+            await deferLater(self._clock, 0.001)
         return result
 
 
@@ -172,6 +172,6 @@ def _result(answer: Awaitable[_T], clock: Clock) -> _T:
 
     results: list[_T] = []
     Deferred.fromCoroutine(wait()).addCallback(results.append)
-    clock.pump([0.0] * 4)
+    clock.pump([0.001] * 4)
     [result] = results
     return result

@@ -84,8 +84,8 @@ class UpgradeTests(DoorTestCase):
 
     def test_frames_while_admission_waits(self) -> None:
         """Nor lose what it says while its credential is looked up."""
-        directory, gate = self.server.server._directory, Gate()
-        self.patch(directory, "key_by_hash", gate.guard(directory.key_by_hash))
+        auth, gate = self.server.server.auth, Gate()
+        self.patch(auth, "credential", gate.guard(auth.credential))
         client = self.asks(HEAD, b"\r\n\r\n" + PING)
         client.says_bytes(PING)
         self.assertIsNone(client.status)
@@ -97,8 +97,8 @@ class UpgradeTests(DoorTestCase):
 
     def test_flood_while_admission_waits(self) -> None:
         """But it can't fill the memory with it."""
-        directory, gate = self.server.server._directory, Gate()
-        self.patch(directory, "key_by_hash", gate.guard(directory.key_by_hash))
+        auth, gate = self.server.server.auth, Gate()
+        self.patch(auth, "credential", gate.guard(auth.credential))
         client = self.asks(HEAD)
 
         client.says_bytes(PING * 1000)
@@ -110,8 +110,8 @@ class UpgradeTests(DoorTestCase):
 
     def test_loss_while_admission_waits(self) -> None:
         """A client that gives up leaves nothing behind."""
-        directory, gate = self.server.server._directory, Gate()
-        self.patch(directory, "key_by_hash", gate.guard(directory.key_by_hash))
+        auth, gate = self.server.server.auth, Gate()
+        self.patch(auth, "credential", gate.guard(auth.credential))
         client = self.asks(HEAD)
 
         client.disappears()
@@ -123,10 +123,10 @@ class UpgradeTests(DoorTestCase):
     def test_failing_directory(self) -> None:
         """A fault of the server is 500 without details, and a failure in the log."""
 
-        async def fails(_: str) -> None:
+        async def fails(**_: object) -> None:
             raise ValueError("secret")
 
-        self.patch(self.server.server._directory, "key_by_hash", fails)
+        self.patch(self.server.server.auth, "credential", fails)
         client = self.asks(HEAD)
 
         self.assertEqual((client.status, client.body["code"]), (500, "internal"))

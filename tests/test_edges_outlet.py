@@ -104,6 +104,7 @@ class KernelTests(OutletTestCase):
         """After STARTTLS bytes would leave in clear."""
         transport = self.transport()
         transport.TLS = True
+        self.patch(transport, "registerProducer", lambda *_: None)
         written: list[bytes] = []
         transport.write = written.append
         outlet = self.outlet(transport)

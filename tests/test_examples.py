@@ -57,7 +57,7 @@ class ExampleTests(TestCase):
         text = (EXAMPLES / "hello.py").read_text("utf-8")
         program = start(self, [sys.executable, "-c", text.replace(":9001", f":{port}")])
 
-        self.assertEqual((await program.ends(), program.output), (0, "chat: hello\n"))
+        self.assertEqual((await program.ends(), program.output), (0, "{'text': 'hello'}\n"))
 
     async def test_publisher(self) -> None:
         """``publisher.py`` publishes its arguments in order, and says how many were accepted."""
@@ -136,7 +136,7 @@ class ExampleTests(TestCase):
         listed = (EXAMPLES / "README.md").read_text("utf-8")
         for file in EXAMPLES.iterdir():
             if file.suffix in (".py", ".html"):
-                self.assertIn(f'"{file.name}"', tests)
+                self.assertTrue(f'"{file.name}"' in tests, f"{file.name} has no test")
                 self.assertIn(f"`{file.name}`", listed)
 
 

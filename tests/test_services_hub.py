@@ -194,7 +194,7 @@ class LossTests(HubTestCase):
         self.hub.lost("app", "room", Position("e9", 7))
         self.node.end_turn()
 
-        self.assertEqual((self.alice.seen, self.bob.seen), (["room 1", "recovery_failed room"], []))
+        self.assertEqual((self.alice.seen, self.bob.seen), (["room 1", "recovery_failed room", "subscribed room"], []))
         self.assertEqual(self.node.open("room").position, Position("e9", 7))
         self.assertEqual(self.alice.events[1]["code"], Code.RECOVERY_FAILED)
         self.assertIn("'room'", self.alice.events[1]["error"])
@@ -249,6 +249,6 @@ class HoldingTests(HubTestCase):
         opening = Deferred.fromCoroutine(self.hub.open("app", "room"))
         self.node.publish("room")
 
-        self.node.clock.advance(0)
+        self.node.clock.advance(0.001)
 
         self.assertEqual(self.successResultOf(opening).position, Position("e1", 1))

@@ -42,6 +42,9 @@ class IReceiver(Interface):
     def presence(app: str, change: PresenceChange) -> None:
         """A presence change of an attached channel, in the order in which the store made it."""
 
+    def moved(app: str, channel: str, position: Position) -> None:
+        """An attached channel has a new epoch, and nothing is missing: its position is this one now."""
+
     def lost(app: str, channel: str, position: Position) -> None:
         """Messages of an attached channel are missing and can't be had: the channel is at this position now."""
 

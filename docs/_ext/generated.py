@@ -103,7 +103,7 @@ def _request(codec: Codec, request: type[frames.Request], answer: Callable[..., 
     yield f"## `{tag}`"
     yield f"{_wire_prose(request)} {_prose(answer.__doc__)}"
     if not request.in_order:
-        yield "It is not held up by the requests before it, nor does it hold up those behind it."
+        yield "Requests behind it do not wait for its answer."
     yield from _fields(request)
     yield _code(example)
 

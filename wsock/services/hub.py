@@ -15,7 +15,7 @@ from zope.interface import implementer
 from wsock.errors import Code
 from wsock.interfaces import IBroker, IReceiver
 from wsock.protocol.codec import encode
-from wsock.protocol.frames import ErrorEvent
+from wsock.protocol.frames import ErrorEvent, Subscribed
 from wsock.protocol.messages import Message
 from wsock.protocol.position import Position
 from wsock.protocol.presence import PresenceChange
@@ -143,8 +143,16 @@ class Hub:
         topic = self._topics.get((app, channel))
         if topic is None:
             return
-        topic.epoch, topic.sequence = position.epoch, position.sequence
         self._turn.broadcast(topic, text_frame(encode(recovery_failed(channel))))
+        self.moved(app, channel, position)
+
+    def moved(self, app: str, channel: str, position: Position) -> None:
+        """Tells the subscribers where the channel goes on, so that they can resume from there."""
+        topic = self._topics.get((app, channel))
+        if topic is None:
+            return
+        topic.epoch, topic.sequence = position.epoch, position.sequence
+        self._turn.broadcast(topic, text_frame(encode(Subscribed(channel, position.epoch, position.sequence))))
 
     async def _attach(self, topic: Topic) -> None:
         try:

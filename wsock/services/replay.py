@@ -31,6 +31,7 @@ __all__ = ["Cursor", "Paced", "Replay"]
 
 _PAGE = 100
 _CHUNK_BYTES = 1 << 16
+_DELIVERY_SECONDS = 0.01
 
 
 class Paced(Outlet, Protocol):
@@ -120,8 +121,8 @@ class Replay:
         if messages:
             cursor.position = messages[-1].position
         elif cursor.position != topic.position:
-            # Read ahead of what the topic was told; that is on its way.
-            await deferLater(self._clock, 0)
+            # The broker's reads are ahead of what it delivered: that is on its way.
+            await deferLater(self._clock, _DELIVERY_SECONDS)
 
     def _is_current(self, cursor: Cursor) -> bool:
         return self._cursors.get(cursor.topic.channel) is cursor

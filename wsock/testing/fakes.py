@@ -12,7 +12,7 @@ from wsock.protocol.messages import Message
 from wsock.protocol.position import Position
 from wsock.protocol.presence import PresenceChange
 
-__all__ = ["ChangeHeard", "LossHeard", "MessageHeard", "Now", "RecordingReceiver"]
+__all__ = ["ChangeHeard", "LossHeard", "MessageHeard", "MoveHeard", "Now", "RecordingReceiver"]
 
 
 class MessageHeard(NamedTuple):
@@ -37,12 +37,20 @@ class LossHeard(NamedTuple):
     position: Position
 
 
+class MoveHeard(NamedTuple):
+    """A channel has a new epoch, and nothing is missing; it is at this position now."""
+
+    app: str
+    channel: str
+    position: Position
+
+
 @implementer(IReceiver)
 class RecordingReceiver:
     """Keeps what it is told: by kind, and all of it in ``heard``, in order."""
 
     def __init__(self) -> None:
-        self.heard: list[MessageHeard | ChangeHeard | LossHeard] = []
+        self.heard: list[MessageHeard | ChangeHeard | LossHeard | MoveHeard] = []
 
     @property
     def messages(self) -> list[MessageHeard]:
@@ -59,6 +67,11 @@ class RecordingReceiver:
         """The losses, in the order in which they came."""
         return [heard for heard in self.heard if isinstance(heard, LossHeard)]
 
+    @property
+    def moves(self) -> list[MoveHeard]:
+        """The new epochs, in the order in which they came."""
+        return [heard for heard in self.heard if isinstance(heard, MoveHeard)]
+
     def message(self, app: str, message: Message) -> None:
         """Records a message."""
         self.heard.append(MessageHeard(app, message))
@@ -70,6 +83,10 @@ class RecordingReceiver:
     def lost(self, app: str, channel: str, position: Position) -> None:
         """Records a loss."""
         self.heard.append(LossHeard(app, channel, position))
+
+    def moved(self, app: str, channel: str, position: Position) -> None:
+        """Records a new epoch."""
+        self.heard.append(MoveHeard(app, channel, position))
 
 
 class Now:

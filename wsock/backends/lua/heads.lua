@@ -1,0 +1,17 @@
+-- Where channels stand. ARGV: expected generation, then app, channel, app, channel, …
+-- A channel that is unknown gets a head, so that its position stays the same until somebody publishes.
+-- Returns for each {epoch, sequence, timestamp}.
+local gen = redis.call('HGET', meta_key, 'gen')
+if gen ~= ARGV[1] then return redis.error_reply('STALE the generation is ' .. tostring(gen)) end
+local answers = {}
+for i = 2, #ARGV, 2 do
+  local head = head_key(ARGV[i], ARGV[i + 1])
+  local epoch, sequence, timestamp = unpack(redis.call('HMGET', head, 'e', 's', 't'))
+  if not epoch then
+    epoch, sequence = new_epoch(gen), 0
+    redis.call('HSET', head, 'e', epoch, 'g', gen, 's', 0, 'u', 0)
+    redis.call('PEXPIRE', head, head_ms)
+  end
+  answers[#answers + 1] = {epoch, tonumber(sequence), tonumber(timestamp or 0)}
+end
+return answers

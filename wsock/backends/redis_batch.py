@@ -1,0 +1,143 @@
+"""Publishes on their way to one Redis server: one batch in flight, the next one gathers meanwhile (group commit)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wsock.errors import Code, Refused, Unavailable
+from wsock.protocol.messages import Publication, Receipt
+
+__all__ = ["Body", "PublishBatches", "decode_body"]
+
+_MAX_ITEMS = 256
+_MAX_BYTES = 1 << 20
+_OVERHEAD = 300
+
+
+class Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The part of a message that its publisher says; it travels and is stored as a JSON array."""
+
+    id: str
+    data: Raw
+    publisher_id: str
+    persist: bool
+
+
+# The scripts' MessagePack has texts but no bytes, so everything in a batch is text.
+_encode_batch = msgspec.msgpack.Encoder().encode
+_encode_body = msgspec.json.Encoder().encode
+decode_body = msgspec.json.Decoder(Body).decode
+
+
+class _Waiting:
+    """A publication in the queue, as the script takes it."""
+
+    __slots__ = ("answer", "item", "publication", "size")
+
+    def __init__(self, publication: Publication) -> None:
+        p = publication
+        self.publication = p
+        self.item = (
+            p.app,
+            p.channel,
+            _digest(p) if p.has_id else "",
+            p.persist,
+            _encode_body(Body(p.id, p.data, p.publisher_id, p.persist)).decode(),
+        )
+        self.size = len(memoryview(p.data)) + _OVERHEAD
+        self.answer: Deferred[Receipt] = Deferred()
+
+
+def _digest(p: Publication) -> str:
+    """What stands for (channel, identity, id) in a key, whatever their lengths."""
+    text = f"{len(p.channel)}:{p.channel}{len(p.identity)}:{p.identity}{p.id}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+class PublishBatches:
+    """Gathers publishes for the turn of the reactor and while a batch is in flight.
+
+    ``run`` runs the publish script on encoded items and returns its answers; ``backlog_bytes`` bounds what waits.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, run: Callable[[bytes], Awaitable[Sequence[Any]]], clock: IReactorTime, *, backlog_bytes: int
+    ) -> None:
+        self._run = run
+        self._clock = clock
+        self._backlog_bytes = backlog_bytes
+        self._queue: deque[_Waiting] = deque()
+        self._queued_bytes = 0
+        self._is_busy = False
+
+    def add(self, publication: Publication) -> Deferred[Receipt]:
+        """Fires with the receipt, or with :class:`Unavailable` when the message may not have been accepted."""
+        waiting = _Waiting(publication)
+        if self._queued_bytes + waiting.size > self._backlog_bytes:
+            text = f"{self._queued_bytes} bytes wait for Redis (limits.publish_backlog_bytes): try again"
+            return fail(Unavailable(text, retry_after=1.0))
+        self._queued_bytes += waiting.size
+        self._queue.append(waiting)
+        if not self._is_busy:
+            self._is_busy = True
+            self._clock.callLater(0, self._start)
+        return waiting.answer
+
+    def _start(self) -> None:
+        Deferred.fromCoroutine(self._work()).addErrback(self._broken)
+
+    def _broken(self, failure: Failure) -> None:
+        self._is_busy = False
+        self._log.failure("a batch of publishes failed", failure=failure)
+
+    async def _work(self) -> None:
+        while self._queue:
+            batch = self._take()
+            try:
+                answers = await self._run(_encode_batch([waiting.item for waiting in batch]))
+            except Exception as e:
+                # Whatever it was, the publishers must be told; only what is no outage is a bug of ours.
+                if not isinstance(e, Refused):
+                    self._log.failure("a batch of publishes failed")
+                failure = Failure(e)
+                for waiting in batch:
+                    waiting.answer.errback(failure)
+                continue
+            for waiting, answer in zip(batch, answers, strict=True):
+                self._tell(waiting, answer)
+        self._is_busy = False
+
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
+        while self._queue and len(batch) < _MAX_ITEMS and (not batch or size + self._queue[0].size <= _MAX_BYTES):
+            waiting = self._queue.popleft()
+            size += waiting.size
+            batch.append(waiting)
+        self._queued_bytes -= size
+        return batch
+
+    def _tell(self, waiting: _Waiting, answer: Sequence[Any]) -> None:
+        kind = answer[0]
+        if kind <= 1:
+            _, sequence, timestamp, epoch = answer
+            p = waiting.publication
+            waiting.answer.callback(Receipt(p.id, p.channel, timestamp, epoch.decode(), sequence, kind == 1))
+        elif kind == 2:
+            text = "too many messages wait to be stored (redis.backlog): the database is away or too slow"
+            waiting.answer.errback(Failure(Unavailable(text, retry_after=5.0)))
+        else:
+            self._log.error("Redis could not accept a message: {reason}", reason=answer[1].decode("utf-8", "replace"))
+            waiting.answer.errback(Failure(Refused(Code.INTERNAL, "the message could not be accepted")))

@@ -1,0 +1,330 @@
+"""Connections to one Redis server: commands under a time limit, scripts, subscriptions, and coming back.
+
+Driver errors end here: a command that can't be carried out raises :class:`wsock.errors.Unavailable`. A command whose
+answer does not come in time ends its connection, since every later answer on it would be late as well; whether Redis
+carried it out is then unknown, and it is repeatable by design (see the scripts).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import txredisapi
+from twisted.application.internet import ClientService, backoffPolicy
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from wsock.errors import ConfigError, Unavailable
+
+__all__ = ["RedisConnection", "RedisUrl", "Script", "Subscriptions"]
+
+_DEFAULT_PORT = 6379
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisUrl:
+    """Where a Redis server is and how to log in: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+sentinel://``.
+
+    Its text never shows the password.
+    """
+
+    host: str
+    port: int
+    path: str = ""
+    is_tls: bool = False
+    username: str | None = None
+    password: str | None = None
+    database: int = 0
+    sentinels: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> RedisUrl:
+        """Reads a URL. Raises :class:`ConfigError` that says what is wrong, without the password."""
+        try:
+            return _parse(text)
+        except ValueError as e:
+            raise ConfigError(
+                f"redis: this is no URL of a Redis server ({e}); it takes redis://[user:password@]host:port/database,"
+                " rediss://… for TLS, unix:///path?db=0, or redis+sentinel://host:port,host:port/service/database"
+            ) from e
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix://{self.path}"
+        if self.sentinels:
+            return f"redis+sentinel://{self.service}"
+        return f"{'rediss' if self.is_tls else 'redis'}://{self.host}:{self.port}/{self.database}"
+
+    __repr__ = __str__
+
+    def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
+        """How to connect to the server."""
+        if self.path:
+            return UNIXClientEndpoint(reactor, self.path)
+        if self.sentinels:
+            return SentinelEndpoint(self, reactor)
+        return self.host_endpoint(reactor, self.host, self.port)
+
+    def host_endpoint(self, reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+        """How to connect to this host of the service."""
+        endpoint = HostnameEndpoint(reactor, host, port)
+        return wrapClientTLS(optionsForClientTLS(host), endpoint) if self.is_tls else endpoint
+
+
+def _parse(text: str) -> RedisUrl:
+    url = urlsplit(text)
+    username = unquote(url.username) if url.username else None
+    password = unquote(url.password) if url.password else None
+    if url.scheme == "unix":
+        database = int(parse_qs(url.query).get("db", ["0"])[0])
+        return RedisUrl(host="", port=0, path=url.path, username=username, password=password, database=database)
+    parts = [part for part in url.path.split("/") if part]
+    if url.scheme in ("redis+sentinel", "rediss+sentinel"):
+        hosts = url.netloc.rpartition("@")[2].split(",")
+        return RedisUrl(
+            host="",
+            port=0,
+            is_tls=url.scheme == "rediss+sentinel",
+            username=username,
+            password=password,
+            sentinels=tuple(_host_port(host, 26379) for host in hosts),
+            service=parts[0] if parts else "mymaster",
+            database=int(parts[1]) if len(parts) > 1 else 0,
+        )
+    if url.scheme not in ("redis", "rediss") or not url.hostname:
+        raise ValueError("the scheme is none of redis, rediss, unix, redis+sentinel, or the host is missing")
+    return RedisUrl(
+        host=url.hostname,
+        port=url.port or _DEFAULT_PORT,
+        is_tls=url.scheme == "rediss",
+        username=username,
+        password=password,
+        database=int(parts[0]) if parts else 0,
+    )
+
+
+def _host_port(text: str, default: int) -> tuple[str, int]:
+    host, _, port = text.partition(":")
+    return host, int(port or default)
+
+
+@implementer(IStreamClientEndpoint)
+class SentinelEndpoint:
+    """Asks the sentinels who the master is, at each connect, and connects to that."""
+
+    def __init__(self, url: RedisUrl, reactor: Any, timeout_seconds: float = 2.0) -> None:
+        self._url = url
+        self._reactor = reactor
+        self._timeout_seconds = timeout_seconds
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        """Twisted's hook."""
+        return Deferred.fromCoroutine(self._connect(factory))
+
+    async def _connect(self, factory: Any) -> Any:
+        for host, port in self._url.sentinels:
+            try:
+                master = await self._ask(host, port)
+            except Exception:
+                # A sentinel that is away is what the others are for.
+                continue
+            if master is not None:
+                endpoint = self._url.host_endpoint(self._reactor, *master)
+                return await endpoint.connect(factory)
+        raise Unavailable(f"no sentinel knows the master of '{self._url.service}'")
+
+    async def _ask(self, host: str, port: int) -> tuple[str, int] | None:
+        connecting = HostnameEndpoint(self._reactor, host, port).connect(Factory.forProtocol(_protocol))
+        protocol: Any = await connecting.addTimeout(self._timeout_seconds, self._reactor)
+        try:
+            asking = protocol.execute_command("SENTINEL", "get-master-addr-by-name", self._url.service)
+            answer = await asking.addTimeout(self._timeout_seconds, self._reactor)
+        finally:
+            protocol.transport.abortConnection()
+        return (answer[0].decode(), int(answer[1])) if isinstance(answer, list) else None
+
+
+def _protocol() -> Any:
+    return txredisapi.RedisProtocol(charset=None, convertNumbers=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script of this package, known to Redis by its digest."""
+
+    text: str
+    digest: str
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        """Reads ``lua/<name>.lua``, with the shared functions before it."""
+        folder = importlib.resources.files("wsock.backends") / "lua"
+        text = (folder / "shared.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8")
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class RedisConnection:
+    """One connection that comes back by itself.
+
+    ``prepare`` is awaited on each new connection, after login and loading the scripts and before anything else may use
+    it. ``build`` makes the protocol. Times are in seconds.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        url: RedisUrl,
+        reactor: Any,
+        *,
+        scripts: tuple[Script, ...] = (),
+        prepare: Callable[[RedisConnection], Awaitable[None]] | None = None,
+        on_lost: Callable[[], None] | None = None,
+        build: Callable[[], Any] = _protocol,
+        timeout_seconds: float = 2.0,
+        max_delay_seconds: float = 2.0,
+    ) -> None:
+        self._url = url
+        self._reactor: Any = reactor
+        self._scripts = scripts
+        self._prepare = prepare
+        self._on_lost = on_lost
+        self._timeout_seconds = timeout_seconds
+        self._protocol: Any = None
+        self._is_away = False
+        self._service = ClientService(
+            url.endpoint(reactor),
+            Factory.forProtocol(build),
+            retryPolicy=backoffPolicy(0.1, max_delay_seconds),
+            clock=cast(IReactorTime, reactor),
+            prepareConnection=self._prepared,
+        )
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a command may be sent now."""
+        return self._protocol is not None
+
+    def start(self) -> None:
+        """Connects, and again whenever the connection is lost."""
+        self._service.startService()
+
+    def when_up(self) -> Deferred[Any]:
+        """Fires when the connection can be used; fails when the first attempt did."""
+        return self._service.whenConnected(failAfterFailures=1)
+
+    async def stop(self) -> None:
+        """Ends the connection for good."""
+        protocol, self._protocol = self._protocol, None
+        stopping = self._service.stopService()
+        if protocol is not None:
+            protocol.transport.abortConnection()
+        if stopping is not None:
+            await stopping
+
+    def call(self, *command: Any, timeout_seconds: float | None = None) -> Deferred[Any]:
+        """Carries out a command; bytes in, bytes out. Fires :class:`Unavailable` when that can't be."""
+        protocol = self._protocol
+        if protocol is None:
+            return fail(Unavailable(f"{self._url} is away: repeat the request", retry_after=1.0))
+        return self._send(protocol, command, timeout_seconds or self._timeout_seconds)
+
+    def run(self, script: Script, *arguments: Any) -> Deferred[Any]:
+        """Runs a script without keys; its arguments say all."""
+        running = self.call("EVALSHA", script.digest, 0, *arguments)
+        return running.addErrback(self._reload, script, arguments)
+
+    def abort(self) -> None:
+        """Ends this connection; another one is made."""
+        if self._protocol is not None:
+            self._protocol.transport.abortConnection()
+
+    def _send(self, protocol: Any, command: tuple[Any, ...], seconds: float) -> Deferred[Any]:
+        answer: Deferred[Any] = protocol.execute_command(*command)
+        answer.addTimeout(seconds, self._reactor)
+        return answer.addErrback(self._translate, protocol)
+
+    def _translate(self, failure: Failure, protocol: Any) -> Any:
+        if failure.check(DeferredTimeout):
+            protocol.transport.abortConnection()
+            raise Unavailable(f"{self._url} does not answer: repeat the request", retry_after=1.0) from failure.value
+        if failure.check(txredisapi.ConnectionError):
+            raise Unavailable(f"{self._url} is away: repeat the request", retry_after=1.0) from failure.value
+        if failure.check(txredisapi.ResponseError) and _is_outage(str(failure.value)):
+            raise Unavailable(f"{self._url} can't do this now: repeat the request", retry_after=1.0) from failure.value
+        return failure
+
+    def _reload(self, failure: Failure, script: Script, arguments: tuple[Any, ...]) -> Any:
+        """Somebody flushed the scripts: the answer is late, but nothing was carried out and nothing overtook it."""
+        if not failure.check(txredisapi.ScriptDoesNotExist):
+            return failure
+        return self.call("EVAL", script.text, 0, *arguments)
+
+    async def _prepared(self, protocol: Any) -> None:
+        try:
+            await self._log_in(protocol)
+            for script in self._scripts:
+                await self._send(protocol, ("SCRIPT", "LOAD", script.text), self._timeout_seconds)
+            self._protocol = protocol
+            if self._prepare is not None:
+                await self._prepare(self)
+        except BaseException as e:
+            self._protocol = None
+            protocol.transport.abortConnection()
+            if not self._is_away and not isinstance(e, CancelledError):
+                self._is_away = True
+                self._log.error("{url} can't be used: {reason}", url=str(self._url), reason=str(e))
+            raise
+        if self._is_away:
+            self._is_away = False
+            self._log.info("{url} is back", url=str(self._url))
+        protocol.whenDisconnected().addCallback(self._lost, protocol)
+
+    async def _log_in(self, protocol: Any) -> None:
+        url = self._url
+        if url.password is not None:
+            login = ("AUTH", url.username, url.password) if url.username else ("AUTH", url.password)
+            await self._send(protocol, login, self._timeout_seconds)
+        if url.database:
+            await self._send(protocol, ("SELECT", url.database), self._timeout_seconds)
+
+    def _lost(self, _: object, protocol: Any) -> None:
+        if self._protocol is protocol:
+            self._protocol = None
+            self._is_away = True
+            self._log.error("the connection to {url} is lost", url=str(self._url))
+            if self._on_lost is not None:
+                self._on_lost()
+
+
+def _is_outage(text: str) -> bool:
+    """Whether the answer says that the server can't serve now, rather than that the command is wrong."""
+    return text.startswith(("LOADING", "BUSY", "READONLY", "OOM", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF"))
+
+
+class Subscriptions(txredisapi.SubscriberProtocol):  # type: ignore[misc]
+    """A pub/sub connection that tells of each message: ``on_message(channel, payload)``, bytes both."""
+
+    def __init__(self, on_message: Callable[[bytes, bytes], None]) -> None:
+        super().__init__(charset=None, convertNumbers=False)
+        self._on_message = on_message
+
+    def replyReceived(self, reply: Any) -> None:
+        """Sorts messages from answers."""
+        if type(reply) is list and reply[0] == b"message":
+            self._on_message(reply[1], reply[2])
+        else:
+            super().replyReceived(reply)
