@@ -270,9 +270,10 @@ class SwitchTests(ReplayTestCase):
         self.pump(5)
         self.publish(*["B", "A", "A"] * 20, size=1000)
         self.outlet.resume()
-        while self.ends == 0:
+        for _ in range(20):
             self.publish("A", "B")
             self.pump(1)
+        self.pump(10)
         self.publish("A", "B")
 
         self.finish(running)
@@ -399,11 +400,8 @@ class LateReplayTests(ReplayTests):
         self.publish("A", "B", "A")
         running = self.run_replay()
         for turn in range(40):
-            if not self.ends:
-                self.publish(*"ABC"[turn % 3 :])
+            self.publish(*"ABC"[turn % 3 :])
             self.pump(1)
-            if turn > 30:
-                break
         self.publish("C", "A")
 
         self.finish(running)

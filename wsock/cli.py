@@ -28,7 +28,7 @@ import click
 from wsock import __version__
 from wsock.config import Config, Resolved, describe, resolve
 from wsock.errors import ConfigError
-from wsock.server import is_data_in_use
+from wsock.stores import is_data_in_use
 
 __all__ = ["Finding", "main"]
 

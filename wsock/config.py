@@ -31,8 +31,10 @@ __all__ = [
     "History",
     "Http",
     "Limits",
+    "Mongo",
     "Presence",
     "Recovery",
+    "Redis",
     "Resolved",
     "Setting",
     "Shutdown",
@@ -173,6 +175,39 @@ class Sqlite(_Section, frozen=True):
     ] = "full"
 
 
+class Redis(_Section, frozen=True):
+    """What makes several nodes one cluster."""
+
+    urls: Annotated[
+        tuple[str, ...],
+        Meta(
+            description=(
+                "The Redis servers, channels spread over them: `redis://user:password@host:port/0`, `rediss://` for"
+                " TLS, `unix:///path`, `redis+sentinel://host,host/service`. All nodes name them in the same order."
+            )
+        ),
+    ] = ()
+    replicas: Annotated[int, _integer("Replicas that must have a message before it is acknowledged (WAIT).", 0, 8)] = 0
+    backlog: Annotated[
+        int,
+        _integer("Messages that may wait for MongoDB; beyond it publishes are refused with `unavailable`.", 1_000),
+    ] = 1_000_000
+    history_messages: Annotated[
+        int, _integer("History of one channel when there is no MongoDB, in messages.", 1, 1_000_000)
+    ] = 10_000
+
+
+class Mongo(_Section, frozen=True):
+    """Where a cluster keeps history, apps, keys and accounts."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="`mongodb://user:password@host:port/database`, with `?tls=true` and `&replicaSet=` as needed."
+        ),
+    ] = ""
+
+
 class Http(_Section, frozen=True):
     """Requests that are no WebSocket."""
 
@@ -230,6 +265,8 @@ class Config(_Section, frozen=True):
     presence: Presence = Presence()
     heartbeat: Heartbeat = Heartbeat()
     sqlite: Sqlite = Sqlite()
+    redis: Redis = Redis()
+    mongo: Mongo = Mongo()
     http: Http = Http()
     shutdown: Shutdown = Shutdown()
 

@@ -20,6 +20,7 @@ __all__ = [
     "Account",
     "App",
     "ChannelTail",
+    "Event",
     "IBroker",
     "ICounters",
     "IDirectory",
@@ -27,9 +28,12 @@ __all__ = [
     "IMessageStore",
     "IPresenceStore",
     "IReceiver",
+    "IWorkQueue",
     "JournalRecord",
     "Key",
     "RecentId",
+    "Rejected",
+    "Work",
 ]
 
 
@@ -142,7 +146,10 @@ class IMessageStore(Interface):
     """Keeps the history of channels."""
 
     async def append(app: str, messages: list[Message]) -> None:
-        """Stores accepted messages. A message that is there already (channel, epoch, sequence) is left as it is."""
+        """Stores accepted messages. A message that is there already (channel, epoch, sequence) is left as it is.
+
+        Raises :class:`Rejected` when some can never be stored; the others are then.
+        """
 
     async def page(app: str, channel: str, query: HistoryQuery) -> Page:
         """The persistent messages that the query asks for, in the order (timestamp, epoch, sequence) or its reverse.
@@ -156,6 +163,48 @@ class IMessageStore(Interface):
         Both are timestamps in milliseconds. At most ``limit`` in one call, so that it never blocks for long; returns
         how many it deleted.
         """
+
+
+class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Something that happened in a channel, to be told to the app's webhooks. ``data`` is the text of a JSON object.
+
+    ``type`` is ``message.published``, ``channel.occupied``, ``channel.vacated`` or ``presence.enter|update|leave``.
+    """
+
+    id: str
+    app: str
+    channel: str
+    type: str
+    data: bytes
+
+
+class Work(msgspec.Struct, frozen=True, gc=False):
+    """A piece of the work queue: messages of each app to be persisted, events to be told, and their ids."""
+
+    ids: list[str]
+    messages: dict[str, list[Message]]
+    events: list[Event]
+
+
+class IWorkQueue(Interface):
+    """What accepted messages and changes leave to be done, at least once, by one node of the cluster."""
+
+    async def take(limit: int) -> Work:
+        """Work that nobody else has now. Waits for a few seconds at most, and may be empty."""
+
+    async def done(work: Work) -> None:
+        """The work is done: it is not given out again."""
+
+    async def bury(work: Work, text: str, reason: str) -> None:
+        """Keeps what can never be done for a person to look at, before the work is done."""
+
+
+class Rejected(Exception):
+    """Some messages can never be stored; the others were. ``reasons`` pairs each of them with its reason."""
+
+    def __init__(self, reasons: list[tuple[Message, str]]) -> None:
+        super().__init__(f"{len(reasons)} messages can't be stored")
+        self.reasons = reasons
 
 
 class IPresenceStore(Interface):

@@ -23,13 +23,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
-from wsock.backends.memory_broker import MemoryBroker
-from wsock.backends.memory_counters import MemoryCounters
-from wsock.backends.memory_directory import MemoryDirectory
-from wsock.backends.memory_presence import MemoryPresence
-from wsock.backends.memory_store import MemoryMessages
-from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages
-from wsock.backends.sqlite_file import lock
 from wsock.config import Config, endpoints
 from wsock.edges.doorway import DoorFactory
 from wsock.edges.gate import WebSocketGate
@@ -37,34 +30,23 @@ from wsock.edges.http import HttpEdge, build_registry, build_site, node_measures
 from wsock.edges.listening import tune_listener
 from wsock.edges.websocket import ConnectionLimits
 from wsock.errors import ConfigError
-from wsock.interfaces import IDirectory, IMessageStore
+from wsock.interfaces import Event
 from wsock.protocol.session import SessionLimits
 from wsock.services.auth import Auth
 from wsock.services.housekeeping import Housekeeping
 from wsock.services.hub import Hub
 from wsock.services.limits import Limits
 from wsock.services.messages import Messages
+from wsock.services.persister import Persister
 from wsock.services.presence import Presence
 from wsock.services.provisioning import Provisioned, dev_records, provision, write_credentials
 from wsock.services.turn import Turn
+from wsock.stores import build_stores
 from wsock.verbs.peer import Services
 
-__all__ = ["Server", "is_data_in_use"]
+__all__ = ["Server"]
 
-_DATABASE = "wsock.db"
 _CREDENTIALS = "credentials.txt"
-
-
-def is_data_in_use(directory: Path) -> bool:
-    """Whether a server runs on this data directory; one that was never used is not touched."""
-    database = directory / _DATABASE
-    if not database.with_name(f"{database.name}.lock").exists():
-        return False
-    try:
-        lock(database).close()
-    except ConfigError:
-        return True
-    return False
 
 
 def _to_terminal(text: str) -> None:
@@ -103,75 +85,48 @@ class Server(Service):
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
         self._state = "starting"
-        self._build_stores()
+        self._stores = build_stores(config, reactor, now, lambda: random(6).hex())
+        self._provisioned: Provisioned | None = None
         self._build_services()
         self._build_edges()
 
     # Building.
 
-    def _build_stores(self) -> None:
-        config = self.config
-        self._database: SqliteDatabase | None = None
-        self._provisioned: Provisioned | None = None
-        store: MemoryMessages | SqliteMessages
-        directory: MemoryDirectory | SqliteDirectory
-        if config.dev:
-            self._provisioned = dev_records()
-            store = MemoryMessages()
-            directory = MemoryDirectory()
-        else:
-            path = Path(config.data) / _DATABASE
-            self._database = SqliteDatabase(path, self._reactor, synchronous=config.sqlite.synchronous)
-            store = SqliteMessages(self._database)
-            directory = SqliteDirectory(self._database)
-        self._store: IMessageStore = store
-        self._directory: IDirectory = directory
-        self._broker = MemoryBroker(
-            store,
-            self._now,
-            lambda: self._random(6).hex(),
-            recovery_seconds=config.recovery.seconds,
-            recovery_messages=config.recovery.messages,
-            recovery_bytes=config.recovery.bytes,
-            dedup_seconds=config.dedup.seconds,
-            backlog_bytes=config.limits.publish_backlog_bytes,
-            unknown_before=int(self._now() * 1000) if config.dev else 0,
-        )
-
     def _build_services(self) -> None:
         config = self.config
         turn = Turn(self._reactor)
-        self.hub = Hub(self._broker, turn)
-        self.auth = Auth(self._directory, self._now)
+        stores = self._stores
+        self.hub = Hub(stores.broker, turn)
+        self.auth = Auth(stores.directory, self._now)
         self.messages = Messages(
-            self._broker,
-            self._store,
+            stores.broker,
+            stores.history,
             self._new_id,
             max_bytes=config.limits.message_bytes,
             keeps_history=config.history.enabled,
         )
-        presence_store = MemoryPresence(max_members=config.limits.presence_members)
-        presence_store.listen(self.hub)
+        stores.presence.listen(self.hub)
         self.presence = Presence(
-            presence_store,
+            stores.presence,
             self._reactor,
             self._now,
             grace_seconds=config.presence.grace_seconds,
             max_data_bytes=config.limits.presence_bytes,
         )
-        self._limits = Limits(MemoryCounters(), self._now)
+        self._limits = Limits(stores.counters, self._now)
         self._housekeeping = Housekeeping(
-            self._directory,
-            self._store,
-            self._broker.trim,
+            stores.directory,
+            stores.history,
+            stores.trim,
             self._reactor,
             self._now,
             ttl_seconds=config.history.ttl_seconds,
             transient_seconds=config.recovery.seconds,
         )
+        self._persisters = [Persister(queue, stores.history, self._record, self._reactor) for queue in stores.queues]
         self._services = Services(
             auth=self.auth,
-            broker=self._broker,
+            broker=stores.broker,
             hub=self.hub,
             messages=self.messages,
             presence=self.presence,
@@ -208,7 +163,7 @@ class Server(Service):
             presence=self.presence,
             auth=self.auth,
             gate=self.gate,
-            state=lambda: self._state,
+            state=self._state_now,
             registry=build_registry(node_measures(self.gate, self.hub, self._services.turn, self.messages)),
             cors_origins=self.config.http.cors_origins,
             trusted_proxies=self.config.http.trusted_proxies,
@@ -225,6 +180,13 @@ class Server(Service):
         )
         self._sweeping = LoopingCall(self._doors.sweep)
         self._sweeping.clock = self._reactor
+
+    async def _record(self, events: list[Event]) -> None:
+        """What is to be told to webhooks."""
+
+    def _state_now(self) -> str:
+        """The state, for balancers: a server without its stores is not to be given new clients."""
+        return "unavailable" if self._state == "ready" and not self._stores.is_up() else self._state
 
     def resource(self) -> IResource:
         """The server as a resource for somebody else's site: REST below it, and WebSocket upgrades on any path."""
@@ -265,16 +227,15 @@ class Server(Service):
         self._ports = await gatherResults(self._listening, consumeErrors=True)
         for port in self._ports:
             tune_listener(port)
-        if self._database is not None:
-            self._database.start()
+        await self._stores.start()
+        if self.config.dev:
+            made = dev_records()
+            await self._stores.directory.create(made.app, [made.key], made.account)
+        else:
             self._provisioned = await provision(
-                self._directory, self._now, self._random, self._in_thread, self._keep_credentials
+                self._stores.directory, self._now, self._random, self._in_thread, self._keep_credentials
             )
-        elif self._provisioned is not None:
-            made = self._provisioned
-            await self._directory.create(made.app, [made.key], made.account)
-        await self._broker.start()
-        for service in (self.presence, self._housekeeping, self.gate):
+        for service in self._running():
             service.startService()
         self._sweeping.start(1.0, now=False)
         self._announce()
@@ -285,6 +246,7 @@ class Server(Service):
 
     def _keep_credentials(self, made: Provisioned) -> None:
         try:
+            Path(self.config.data).mkdir(mode=0o700, parents=True, exist_ok=True)
             write_credentials(Path(self.config.data) / _CREDENTIALS, made)
         except OSError as e:
             raise ConfigError(f"data: the credentials can't be written to {e.filename}: {e.strerror}") from e
@@ -292,7 +254,7 @@ class Server(Service):
     def _announce(self) -> None:
         """Says where the server is, and shows the credentials of a first start: to people, never to the log."""
         made = self._provisioned
-        if made is not None and not self.config.dev:
+        if made is not None:
             path = Path(self.config.data) / _CREDENTIALS
             self._log.info("first start: the credentials are in {path}", path=str(path))
             self._show(f"\nThis is the first start. These credentials are shown once:\n\n{made.text}\n")
@@ -342,13 +304,16 @@ class Server(Service):
         await gatherResults([maybeDeferred(port.stopListening) for port in self._ports], consumeErrors=True)
 
     async def _stop_services(self) -> None:
-        for service in (self.gate, self.presence, self._housekeeping):
+        for service in reversed(self._running()):
             if service.running:
                 await maybeDeferred(service.stopService)
 
+    def _running(self) -> list[Service]:
+        """The services that run while the server serves; the last one needs the others."""
+        return [*self._persisters, self.presence, self._housekeeping, self.gate]
+
     async def _close_stores(self) -> None:
-        if self._database is not None:
-            await self._database.stop()
+        await self._stores.stop()
 
 
 def _address(port: IListeningPort) -> str:

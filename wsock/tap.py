@@ -68,12 +68,18 @@ class Options(UsageOptions):
             None,
             "The directory of the embedded store (default: $STATE_DIRECTORY or ./wsock-data).",
         ],
+        ["mongo", None, None, "The URL of the MongoDB of a cluster."],
         ["log-format", None, None, "'text' or 'json' (default: text)."],
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["redis"] = []
+
+    def opt_redis(self, url: str) -> None:
+        """The URL of a Redis server: this node is one of a cluster. May be repeated: channels are spread over them."""
+        self["redis"].append(url)
 
     def opt_listen(self, endpoint: str) -> None:
         """An endpoint to listen on, such as tcp:9001:interface=127.0.0.1; may be repeated."""
@@ -88,6 +94,8 @@ class Options(UsageOptions):
             "listen": self["listen"] or None,
             "data": self["data"],
             "log_format": self["log-format"],
+            "redis.urls": self["redis"] or None,
+            "mongo.url": self["mongo"],
         }
 
 

@@ -320,7 +320,7 @@ class RefusalTests(SdkTestCase):
         self.run_loop(self._error)
 
     async def _error(self) -> None:
-        client = await self.client(token=dev_token("ana", {self.channel: ["subscribe"]}))
+        client = await self.client(token=dev_token("ana", {f"{self.channel}*": ["subscribe"]}))
         errors = Heard()
         client.on("error", errors)
         await self.listening(client, self.channel)
@@ -328,4 +328,4 @@ class RefusalTests(SdkTestCase):
         client.channel(self.channel).publish("no")
 
         self.assertIn(f"'publish' on '{self.channel}'", str(await errors.next()))
-        await self.listening(client, self.channel)
+        await self.listening(client, f"{self.channel}:other")

@@ -1,8 +1,10 @@
-"""What a cluster keeps in Redis: the broker, presence and counters.
+"""What a cluster keeps in Redis: the broker, presence, counters, the work queue, and history from the logs.
 
-A node that starts makes one :class:`RedisBroker` for all its servers; the other parts use its connections.
+A node makes one :class:`RedisBroker` for all its servers; the other parts use its connections.
 """
 
 from wsock.backends.redis_broker import Durability, RedisBroker
+from wsock.backends.redis_history import LogHistory, MergedHistory
+from wsock.backends.redis_queue import RedisQueue
 
-__all__ = ["Durability", "RedisBroker"]
+__all__ = ["Durability", "LogHistory", "MergedHistory", "RedisBroker", "RedisQueue"]

@@ -14,7 +14,7 @@ old one is recorded, so that a position in it can still be followed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -32,7 +32,7 @@ from wsock.interfaces import IBroker, IReceiver
 from wsock.protocol.messages import Located, Message, Publication, Receipt
 from wsock.protocol.position import Position
 
-__all__ = ["RedisBroker"]
+__all__ = ["Durability", "RedisBroker", "RedisShard", "entry_message"]
 
 _PROBE_SECONDS = 4.0
 _QUIET_CHECK_SECONDS = 30.0
@@ -110,6 +110,7 @@ class RedisShard:
         self._repairing: Deferred[None] | None = None
         self._probe_at: float | None = None
         self._probe_topic = f"wsock:probe:{node}".encode()
+        self._url = url
         scripts = (_publish, _heads, _read, _locate, _open)
         self.commands = RedisConnection(url, reactor, scripts=scripts, prepare=self._open)
         self.queries = RedisConnection(url, reactor, scripts=scripts)
@@ -151,6 +152,12 @@ class RedisShard:
     def is_up(self) -> bool:
         """Whether the server can be used."""
         return self.commands.is_up and self._subscriptions.is_up
+
+    def connect(
+        self, scripts: tuple[Script, ...], prepare: Callable[[RedisConnection], Awaitable[None]] | None = None
+    ) -> RedisConnection:
+        """One more connection to the same server, for commands that may wait."""
+        return RedisConnection(self._url, self._reactor, scripts=scripts, prepare=prepare)
 
     async def _open(self, connection: RedisConnection) -> None:
         """A new connection may be to a new process: what it kept of its past is another generation."""
@@ -422,7 +429,7 @@ class _Past:
             epoch, sequence, previous, self.kept, entries = answer
             self.position = Position(epoch.decode(), sequence)
             self.previous = previous.decode()
-            self.messages = [_entry(channel, entry) for entry in entries]
+            self.messages = [entry_message(channel, entry) for entry in entries]
 
     def follows(self, after: Position, *, is_known_here: bool = False) -> bool:
         """Whether the messages are all that there is behind the position.
@@ -531,7 +538,8 @@ def _message(channel: str, epoch: str, sequence: int, timestamp: int, body: byte
     return Message(channel, b.id, b.data, timestamp, b.publisher_id, sequence, epoch, b.persist)
 
 
-def _entry(channel: str, entry: Sequence[Any]) -> Message:
+def entry_message(channel: str, entry: Sequence[Any]) -> Message:
+    """The message that an entry of the channel's log holds."""
     id, fields = entry
     sequence, _, timestamp = id.partition(b"-")
     return _message(channel, fields[3].decode(), int(sequence), int(timestamp), fields[1])

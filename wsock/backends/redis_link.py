@@ -147,7 +147,7 @@ class SentinelEndpoint:
         raise Unavailable(f"no sentinel knows the master of '{self._url.service}'")
 
     async def _ask(self, host: str, port: int) -> tuple[str, int] | None:
-        connecting = HostnameEndpoint(self._reactor, host, port).connect(Factory.forProtocol(_protocol))
+        connecting = HostnameEndpoint(self._reactor, host, port).connect(_quiet_factory(_protocol))
         protocol: Any = await connecting.addTimeout(self._timeout_seconds, self._reactor)
         try:
             asking = protocol.execute_command("SENTINEL", "get-master-addr-by-name", self._url.service)
@@ -155,6 +155,12 @@ class SentinelEndpoint:
         finally:
             protocol.transport.abortConnection()
         return (answer[0].decode(), int(answer[1])) if isinstance(answer, list) else None
+
+
+def _quiet_factory(build: Callable[[], Any]) -> Factory:
+    factory = Factory.forProtocol(build)
+    factory.noisy = False
+    return factory
 
 
 def _protocol() -> Any:
@@ -207,7 +213,7 @@ class RedisConnection:
         self._is_away = False
         self._service = ClientService(
             url.endpoint(reactor),
-            Factory.forProtocol(build),
+            _quiet_factory(build),
             retryPolicy=backoffPolicy(0.1, max_delay_seconds),
             clock=cast(IReactorTime, reactor),
             prepareConnection=self._prepared,

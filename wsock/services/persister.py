@@ -1,0 +1,97 @@
+"""Brings what the cluster accepted to where it stays: messages into the store, events to whom they concern.
+
+Every node does a part. Work is acknowledged after it is done, so that a crash repeats it; storing a message twice
+changes nothing. While the store is away the work waits in the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from wsock.errors import Unavailable
+from wsock.interfaces import Event, IMessageStore, IWorkQueue, Rejected, Work
+from wsock.protocol.codec import encode
+
+__all__ = ["Persister"]
+
+_BATCH = 500
+_FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 5.0
+
+
+class Persister(Service):
+    """Works off one queue. ``record`` is given the events of each piece of work before that is done."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        queue: IWorkQueue,
+        store: IMessageStore,
+        record: Callable[[list[Event]], Awaitable[None]],
+        clock: IReactorTime,
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._record = record
+        self._clock = clock
+        self._working: Deferred[None] | None = None
+        self._delay = _FIRST_DELAY_SECONDS
+
+    def startService(self) -> None:
+        """Begins to work."""
+        super().startService()
+        self._working = Deferred.fromCoroutine(self._work_on())
+
+    def stopService(self) -> Deferred[None] | None:
+        """Ends; work that is not done stays in the queue. Fires when nothing is under way."""
+        super().stopService()
+        working, self._working = self._working, None
+        if working is not None:
+            working.cancel()
+        return working
+
+    async def _work_on(self) -> None:
+        while self.running:
+            try:
+                await self._do(await self._queue.take(_BATCH))
+                self._delay = _FIRST_DELAY_SECONDS
+                continue
+            except CancelledError:
+                return
+            except Unavailable:
+                # Who is away has said so in the log.
+                pass
+            except Exception:
+                self._log.failure("a piece of work failed; it will be tried again")
+            try:
+                await deferLater(self._clock, self._delay)
+            except CancelledError:
+                return
+            self._delay = min(self._delay * 2, _LAST_DELAY_SECONDS)
+
+    async def _do(self, work: Work) -> None:
+        while True:
+            try:
+                await self._store_messages(work)
+                await self._record(work.events)
+                break
+            except Unavailable:
+                # Kept at hand: taking it again would wait until the queue believes this node dead.
+                await deferLater(self._clock, self._delay)
+                self._delay = min(self._delay * 2, _LAST_DELAY_SECONDS)
+        await self._queue.done(work)
+
+    async def _store_messages(self, work: Work) -> None:
+        for app, messages in work.messages.items():
+            try:
+                await self._store.append(app, messages)
+            except Rejected as e:
+                for message, reason in e.reasons:
+                    text = encode(message.entry()).decode()
+                    await self._queue.bury(work, f"{app} {message.epoch} {text}", reason)
