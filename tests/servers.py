@@ -57,37 +57,42 @@ _S = TypeVar("_S", bound="_Server")
 class _Server:
     """A server on 127.0.0.1 with a directory of its own; its port stays the same over restarts.
 
-    ``program`` makes its command line out of the port and the directory.
+    ``program`` makes its command line out of the port and the directory. One with a ``url`` is the user's own, and
+    a test that would start or end it is skipped.
     """
 
     scheme: str
 
-    def __init__(self, program: Callable[[int, Path], Sequence[str]]) -> None:
+    def __init__(self, program: Callable[[int, Path], Sequence[str]], url: str = "") -> None:
         self._program = program
+        self._url = url
         self._process: subprocess.Popen[bytes] | None = None
-        self._directory = Path(tempfile.mkdtemp(prefix="wsock-test-"))
-        self.port = 0
+        self.directory = Path(tempfile.mkdtemp(prefix="wsock-test-"))
+        self.port = urlsplit(url.partition(",")[0]).port or 0
         self.arguments: list[str] = []
         atexit.register(self.close)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"{self.scheme}://127.0.0.1:{self.port}"
+        return self._url or f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
-    def directory(self) -> Path:
-        """Where its files are."""
-        return self._directory
+    def is_foreign(self) -> bool:
+        """Whether it is the user's own."""
+        return bool(self._url)
 
     @property
     def pid(self) -> int:
         """The number of its process."""
-        assert self._process is not None
+        if self._process is None:
+            raise SkipTest(f"the server at {self.url} is not this test's to stop")
         return self._process.pid
 
     def start(self, *, wait: bool = True) -> None:
         """Starts it, the first time on a free port; with ``wait`` it answers when this returns."""
+        if self.is_foreign:
+            raise SkipTest(f"the server at {self.url} is not this test's to start")
         is_first = self.port == 0
         for _ in range(_ATTEMPTS if wait else 1):
             if is_first:
@@ -96,7 +101,7 @@ class _Server:
             if not wait or self._answers():
                 return
             self.kill()
-        raise AssertionError(f"{self._program(self.port, self._directory)[0]} does not start:\n{self.log()}")
+        raise AssertionError(f"{self._program(self.port, self.directory)[0]} does not start:\n{self.log()}")
 
     def kill(self) -> None:
         """Ends it with SIGKILL, as a power failure does; what is on its disk stays."""
@@ -121,12 +126,12 @@ class _Server:
     def close(self) -> None:
         """Kills it for good and removes its files."""
         self.kill()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
         atexit.unregister(self.close)
 
     def log(self) -> str:
         """What it wrote to its standard output and error."""
-        log = self._directory / "log"
+        log = self.directory / "log"
         return log.read_text("utf-8", "replace") if log.exists() else ""
 
     def is_ready(self) -> bool:
@@ -138,10 +143,10 @@ class _Server:
             return False
 
     def _spawn(self) -> None:
-        program = [*self._program(self.port, self._directory), *self.arguments]
-        with (self._directory / "log").open("ab") as log:
+        program = [*self._program(self.port, self.directory), *self.arguments]
+        with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                program, cwd=self._directory, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                program, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
 
     def _answers(self) -> bool:
@@ -172,6 +177,8 @@ class RedisServer(_Server):
 
     def flush(self) -> None:
         """Empties it."""
+        if self.is_foreign:
+            raise SkipTest(f"the server at {self.url} is not this test's to empty")
         assert self.call(b"FLUSHALL") == b"+OK\r\n"
 
     def call(self, command: bytes) -> bytes:
@@ -187,52 +194,11 @@ class MongoServer(_Server):
     scheme = "mongodb"
 
 
-class _Foreign:
-    """The user's own server: nothing may be done to it."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    @property
-    def port(self) -> int:
-        return urlsplit(self._url.partition(",")[0]).port or 0
-
-    def start(self, *, wait: bool = True) -> None:
-        raise SkipTest(f"the server at {self._url} is not this test's to start or stop")
-
-    def kill(self) -> None:
-        self.start()
-
-    def restart(self, *, wait: bool = True) -> None:
-        self.start()
-
-    def stop(self) -> None:
-        self.start()
-
-    def cont(self) -> None:
-        self.start()
-
-    def flush(self) -> None:
-        self.start()
-
-
-class _ForeignRedis(_Foreign, RedisServer):
-    pass
-
-
-class _ForeignMongo(_Foreign, MongoServer):
-    pass
-
-
 @cache
 def redis_server() -> RedisServer:
     """The one Redis server of this test process. Tests keep apart by the names of their apps: ``fresh_name``."""
     if url := os.environ.get("WSOCK_TEST_REDIS_URL"):
-        return _ForeignRedis(url)
+        return RedisServer(_redis_program, url)
     return _started(RedisServer(_redis_program))
 
 
@@ -240,7 +206,7 @@ def redis_server() -> RedisServer:
 def mongo_server() -> MongoServer:
     """The one MongoDB server of this test process. Each test has a database of its own: ``fresh_mongo_url``."""
     if url := os.environ.get("WSOCK_TEST_MONGO_URL"):
-        return _ForeignMongo(url)
+        return MongoServer(_mongo_program, url)
     return _started(MongoServer(_mongo_program))
 
 
@@ -263,7 +229,7 @@ def fresh_mongo_url(case: TestCase) -> str:
     """A URL with an empty database; on the user's own server it is dropped when the test ends."""
     name = fresh_name()
     server = mongo_server()
-    if isinstance(server, _Foreign):
+    if server.is_foreign:
         case.addCleanup(_drop, server.url, name)
     return server.url.rstrip("/") + f"/{name}"
 

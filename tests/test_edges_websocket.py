@@ -400,7 +400,7 @@ class OrderTests(ServerTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.attach, self.commit = Gate(), Gate()
-        broker, store = self.server.server._broker, self.server.server._store
+        broker, store = self.server.server.stores.broker, self.server.server.stores.history
         self.patch(broker, "attach", self.attach.guard(broker.attach))
         self.patch(store, "commit", self.commit.guard_deferred(store.commit))  # type: ignore[attr-defined]
 
@@ -469,7 +469,7 @@ class OrderTests(ServerTestCase):
         self.server.settle()
 
         self.assertEqual(len(hub), 0)
-        page = self.server.wait_for(self.server.server._store.page("demo", "a", HistoryQuery()))
+        page = self.server.wait_for(self.server.server.stores.history.page("demo", "a", HistoryQuery()))
         self.assertEqual(page.messages, [])
 
     def test_disconnect_while_entering(self) -> None:
@@ -490,7 +490,7 @@ class OrderTests(ServerTestCase):
         async def fails(*_: Any) -> None:
             raise ValueError("secret")
 
-        self.patch(self.server.server._broker, "attach", fails)
+        self.patch(self.server.server.stores.broker, "attach", fails)
         client = self.connected()
 
         client.says({"action": "subscribe", "channel": "a"})
@@ -524,7 +524,7 @@ class InFlightTests(ServerTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.commit = Gate()
-        store = self.server.server._store
+        store = self.server.server.stores.history
         self.patch(store, "commit", self.commit.guard_deferred(store.commit))  # type: ignore[attr-defined]
 
     def publishes(self, client: InMemoryClient, count: int, size: int = 1) -> None:
@@ -558,7 +558,7 @@ class InFlightTests(ServerTestCase):
     def test_waiting_requests_count(self) -> None:
         """Requests behind a subscribe that waits count as well."""
         attach = Gate()
-        self.patch(self.server.server._broker, "attach", attach.guard(self.server.server._broker.attach))
+        self.patch(self.server.server.stores.broker, "attach", attach.guard(self.server.server.stores.broker.attach))
         client = self.connected()
         for n in range(30):
             client.says({"action": "subscribe", "channel": f"c{n}"})

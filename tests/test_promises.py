@@ -59,7 +59,9 @@ class OrderTests(PromiseTestCase):
 
         self.assertEqual([(r.id, r.sequence) for r in receipts], [(f"m{n}", n) for n in range(1, 601)])
         for outlet in (self.alice, self.bob):
-            self.assertEqual([(event["id"], event["sequence"]) for event in outlet.events], list(zip(ids, range(1, 601))))
+            self.assertEqual(
+                [(event["id"], event["sequence"]) for event in outlet.events], list(zip(ids, range(1, 601)))
+            )
 
     def test_promise_1_arrival_order_across_channels(self) -> None:
         """A1 B1 A2 of one turn reach a connection on both as A1 B1 A2 in one write, and one on A alone as A1 A2."""
@@ -380,9 +382,7 @@ class TimestampTests(PromiseTestCase):
         """An app that sends 999 messages a second, each second's at once, has no tie in any channel."""
         timestamps = []
         for _ in range(5):
-            timestamps += [
-                self.successResultOf(self.node.publish(f"c{n % 7}", step=0)).timestamp for n in range(999)
-            ]
+            timestamps += [self.successResultOf(self.node.publish(f"c{n % 7}", step=0)).timestamp for n in range(999)]
             self.node.clock.advance(1)
 
         self.assertEqual(len(set(timestamps)), 4995)

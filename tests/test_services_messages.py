@@ -53,9 +53,7 @@ class PublishTests(MessagesTestCase):
         for data in ({"n": [1, "\u00e9"]}, None, Raw(b'{ "n":1.50 }')):
             self.accept(data)
 
-        self.assertEqual(
-            self.page(direction="forward"), ['{"n":[1,"\u00e9"]}'.encode(), b"null", b'{ "n":1.50 }']
-        )
+        self.assertEqual(self.page(direction="forward"), ['{"n":[1,"\u00e9"]}'.encode(), b"null", b'{ "n":1.50 }'])
 
     def test_ids(self) -> None:
         """An id of the publisher's is kept and deduplicated by identity; without one the server makes it."""

@@ -42,7 +42,9 @@ class PublishTests(ServerTestCase):
         """Absent data is null, and always there."""
         subscriber = self.subscribed("news")
 
-        subscriber.says({"action": "publish", "channel": "news"}, {"action": "publish", "channel": "news", "data": None})
+        subscriber.says(
+            {"action": "publish", "channel": "news"}, {"action": "publish", "channel": "news", "data": None}
+        )
 
         messages = [event for event in subscriber.take() if event["action"] == "message"]
         self.assertEqual([message["data"] for message in messages], [None, None])
@@ -135,7 +137,7 @@ class PublishTests(ServerTestCase):
             raise Unavailable("the disk is full", retry_after=1.0)
 
         subscriber = self.subscribed("news")
-        self.patch(self.server.server._store, "commit", fails)  # type: ignore[arg-type]
+        self.patch(self.server.server.stores.history, "commit", fails)
 
         subscriber.says({"action": "publish", "channel": "news", "id": "m1"})
 

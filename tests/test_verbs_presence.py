@@ -124,8 +124,9 @@ class EventsTests(PresenceTestCase):
     def test_no_data(self) -> None:
         """Absent, null and [] are an empty object."""
         bob = self.connected(client_id="bob")
-        for more in ({}, {"data": None}, {"data": []}):
-            bob.says({"action": "presence.enter", "channel": "room", **more})
+        forms: list[dict[str, Any]] = [{}, {"data": None}, {"data": []}]
+        for number, more in enumerate(forms):
+            bob.says({"action": "presence.enter", "channel": f"room-{number}", **more})
             [event] = bob.take()
             self.assertEqual(event["data"]["data"], {})
 

@@ -90,8 +90,6 @@ class CloseCode(IntEnum):
     """The server shuts down and no other takes over."""
     PROTOCOL_ERROR = 1002
     """The bytes are not WebSocket frames that a client may send."""
-    UNSUPPORTED = 1003
-    """A binary message: every message of this protocol is text."""
     POLICY = 1008
     """Too many malformed requests, or the client is blocked."""
     TOO_BIG = 1009

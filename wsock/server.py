@@ -85,7 +85,7 @@ class Server(Service):
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
         self._state = "starting"
-        self._stores = build_stores(config, reactor, now, lambda: random(6).hex())
+        self.stores = build_stores(config, reactor, now, lambda: random(6).hex())
         self._provisioned: Provisioned | None = None
         self._build_services()
         self._build_edges()
@@ -95,7 +95,7 @@ class Server(Service):
     def _build_services(self) -> None:
         config = self.config
         turn = Turn(self._reactor)
-        stores = self._stores
+        stores = self.stores
         self.hub = Hub(stores.broker, turn)
         self.auth = Auth(stores.directory, self._now)
         self.messages = Messages(
@@ -186,7 +186,7 @@ class Server(Service):
 
     def _state_now(self) -> str:
         """The state, for balancers: a server without its stores is not to be given new clients."""
-        return "unavailable" if self._state == "ready" and not self._stores.is_up() else self._state
+        return "unavailable" if self._state == "ready" and not self.stores.is_up() else self._state
 
     def resource(self) -> IResource:
         """The server as a resource for somebody else's site: REST below it, and WebSocket upgrades on any path."""
@@ -227,13 +227,13 @@ class Server(Service):
         self._ports = await gatherResults(self._listening, consumeErrors=True)
         for port in self._ports:
             tune_listener(port)
-        await self._stores.start()
+        await self.stores.start()
         if self.config.dev:
             made = dev_records()
-            await self._stores.directory.create(made.app, [made.key], made.account)
+            await self.stores.directory.create(made.app, [made.key], made.account)
         else:
             self._provisioned = await provision(
-                self._stores.directory, self._now, self._random, self._in_thread, self._keep_credentials
+                self.stores.directory, self._now, self._random, self._in_thread, self._keep_credentials
             )
         for service in self._running():
             service.startService()
@@ -313,15 +313,15 @@ class Server(Service):
         return [*self._persisters, self.presence, self._housekeeping, self.gate]
 
     async def _close_stores(self) -> None:
-        await self._stores.stop()
+        await self.stores.stop()
 
 
 def _address(port: IListeningPort) -> str:
     """Where the port listens, as people write it."""
     match port.getHost():
         case IPv4Address(host=host, port=number):
-            return f"ws://{host}:{number}"
+            return f"{host}:{number}"
         case IPv6Address(host=host, port=number):
-            return f"ws://[{host}]:{number}"
+            return f"[{host}]:{number}"
         case other:
             return str(other)

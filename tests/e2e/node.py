@@ -28,7 +28,12 @@ class Program:
     def __init__(self, *arguments: str, cwd: str | Path, env: Mapping[str, str] | None = None) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
         self._process = subprocess.Popen(
-            arguments, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            arguments,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         self._changed = Condition()
         self._texts = {"output": "", "errors": ""}

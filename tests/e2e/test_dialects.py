@@ -190,7 +190,9 @@ class ResumeTokenTests(DialectTestCase):
         answered = [self.hear(wire, "subscribed")["channel"] for _ in channels]
         self.assertEqual(sorted(answered), sorted(channels))
         ack = self.hear(wire, "ack")
-        self.assertEqual((ack["id"], sorted(ack["data"]["recovered"]), ack["data"]["lost"]), ("resume", sorted(channels), []))
+        self.assertEqual(
+            (ack["id"], sorted(ack["data"]["recovered"]), ack["data"]["lost"]), ("resume", sorted(channels), [])
+        )
         self.assertNotIn("resumeToken", ack["data"])
         heard = [self.hear(wire, "message") for _ in missed]
         self.assertEqual([event["data"] for event in heard], missed)
@@ -234,7 +236,9 @@ class ResumeTokenTests(DialectTestCase):
         self.check(
             "resumeToken",
             "lastTs",
-            lambda content: _unpadded(json.dumps(content, separators=(",", ":")).replace("\\u00e9", "\\u00E9").encode()),
+            lambda content: _unpadded(
+                json.dumps(content, separators=(",", ":")).replace("\\u00e9", "\\u00E9").encode()
+            ),
             lambda content: _unpadded(json.dumps({**content, "lastTs": float(content["lastTs"])}).encode()),
         )
 

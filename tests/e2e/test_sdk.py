@@ -228,7 +228,9 @@ class MessageTests(SdkTestCase):
         self.assertEqual([m.data["n"] for m in (await pages.next()).messages], [0, 1])
         channel.history(direction="forward", after=older.messages[0].timestamp)
         last = (await pages.next()).messages
-        self.assertEqual([(m.data["n"], m.sequence, m.channel) for m in last], [(3, 4, channel.name), (4, 5, channel.name)])
+        self.assertEqual(
+            [(m.data["n"], m.sequence, m.channel) for m in last], [(3, 4, channel.name), (4, 5, channel.name)]
+        )
         self.assertTrue(all(type(m.timestamp) is int and m.publisher_id for m in last))
 
     def test_unsubscribe(self) -> None:

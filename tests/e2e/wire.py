@@ -161,15 +161,14 @@ class Wire:
             self.ask("subscribed", action="subscribe", channel=channel)
 
     def rest(self) -> list[dict[str, Any]]:
-        """The events up to the answer of a ``ping``: all that was on its way."""
-        self.say(action="ping")
-        events = []
-        while True:
-            heard = self.frame()
-            event = json.loads(heard.payload)
-            if event["action"] == "pong":
-                return events
-            events.append(event)
+        """All events that were on their way: those before the ack of a publish elsewhere."""
+        barrier = f"barrier-{os.urandom(6).hex()}"
+        self.say(action="publish", channel=barrier, id=barrier, persist=False)
+        events = [self.event()]
+        while events[-1].get("id") != barrier:
+            events.append(self.event())
+        assert events.pop()["action"] == "ack"
+        return events
 
     # Ending.
 

@@ -12,11 +12,12 @@ from typing import Any
 from typing import Protocol as Typing
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolNegotiationFactory, IReactorTime
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from wsock.edges.websocket import Connection
 from wsock.errors import Code, Malformed, Refused
@@ -152,6 +153,7 @@ class Door(Protocol):
             self._refuse(Refused(Code.INTERNAL, "the server failed to open the connection; its log tells why"))
 
 
+@implementer(IProtocolNegotiationFactory)
 class DoorFactory(ServerFactory):
     """Builds doors, and closes those before which somebody dawdles.
 
@@ -182,6 +184,10 @@ class DoorFactory(ServerFactory):
     def buildProtocol(self, addr: IAddress | None) -> Door:  # type: ignore[override]  # Twisted's type is too narrow
         """Twisted's hook."""
         return Door(self)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Twisted's hook: what a TLS client may ask for (ALPN). Without it, one that asks at all is turned away."""
+        return [b"http/1.1"]
 
     def expect(self, door: Door) -> None:
         """A head must come through this door in time."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -94,12 +95,19 @@ class WebSocketGate(Service):
         auth = self._services.auth
         credential = await auth.credential(key=key, token=token, client_id=query.get("clientId"))
         auth.check_origin(credential, handshake.origin)
-        is_ours = query.get("client") == _OURS
-        return lambda transport: self._open(credential, transport, is_ours)
+        return lambda transport: self._open(handshake, credential, transport)
 
-    def _open(self, credential: Credential, transport: Any, is_ours: bool) -> Connection:
+    def _open(self, handshake: Handshake, credential: Credential, transport: Any) -> Connection:
         session = Session(self._codec, self._session_limits, self._services.clock.seconds())
-        connection = Connection(self._services, self._connection_limits, self, session, is_ours=is_ours)
+        is_tls = ISSLTransport.providedBy(transport) or handshake.headers.get("x-forwarded-proto") == "https"
+        connection = Connection(
+            self._services,
+            self._connection_limits,
+            self,
+            session,
+            is_ours=handshake.query.get("client") == _OURS,
+            is_browser_on_tls=is_tls and handshake.origin is not None,
+        )
         self._slots[self.opened % _SLOTS][connection] = None
         self.opened += 1
         self._count += 1
@@ -153,9 +161,9 @@ class WebSocketGate(Service):
         self._is_draining = True
 
     async def drain(self, batch: int) -> None:
-        """Resets all connections, so many every 100 ms, so that their clients come back and resume elsewhere.
+        """Ends all connections, so many every 100 ms, so that their clients come back and resume elsewhere.
 
-        Clients of ours are asked first, and reset when they did not go.
+        Clients of ours are asked first, and what is left is ended in the way that its kind of client understands.
         """
         self.stop_admitting()
         connections = self.connections()
@@ -166,7 +174,7 @@ class WebSocketGate(Service):
                 connection.drain()
             await deferLater(self._services.clock, _BATCH_PAUSE_SECONDS)
             for connection in some:
-                connection.reset("drained")
+                connection.move_away()
 
     async def close(self, batch: int) -> None:
         """Closes all connections with 1001, so many every 100 ms: there is no server to come back to.

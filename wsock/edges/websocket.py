@@ -63,6 +63,7 @@ class Connection(Protocol):
         "_bytes_in_flight",
         "_in_flight",
         "_is_blocked",
+        "_is_browser_on_tls",
         "_is_ending",
         "_is_ours",
         "_limits",
@@ -93,11 +94,13 @@ class Connection(Protocol):
         session: Session,
         *,
         is_ours: bool = False,
+        is_browser_on_tls: bool = False,
     ) -> None:
         self._services = services
         self._limits = limits
         self._owner = owner
         self._is_ours = is_ours
+        self._is_browser_on_tls = is_browser_on_tls
         self.session = session
         self._parser: FrameParser | None = None
         self._partial: bytearray | None = None
@@ -324,6 +327,17 @@ class Connection(Protocol):
             self._is_ending = True
             self.session.end()
             self.outlet.abort()
+
+    def move_away(self) -> None:
+        """Makes the client come back, here or elsewhere, and resume (protocol.md I.6).
+
+        A reset is what every SDK understands; but TLS may turn it into a clean end, after which a browser's would
+        stay away.
+        """
+        if self._is_browser_on_tls:
+            self.end(CloseCode.SERVICE_RESTART, "the server restarts: connect again")
+        else:
+            self.reset("drained")
 
     def ask_to_reconnect(self, delay_ms: int) -> bool:
         """Asks a client of ours to connect again and to close; ``False`` when it is another's."""

@@ -44,8 +44,8 @@ EMPTY_OBJECT = Raw(b"{}")
 class Request(msgspec.Struct, tag_field="action", frozen=True, gc=False, rename="camel"):
     """What a client asks for. Unknown fields are ignored.
 
-    A request that is ``in_order`` starts when the ones before it on its connection have ended, and those
-    behind it wait; the others start at once and are answered as their stores answer.
+    While a request that is ``in_order`` is under way, those behind it on its connection wait (``ping`` excepted). The
+    others hold nobody up: they are answered as their stores answer.
     """
 
     in_order: ClassVar[bool] = True

@@ -120,7 +120,7 @@ class InMemoryServer:
     def create(self, app: App, *keys: Key) -> None:
         """Makes another app, with its keys."""
         owner = Account(id=f"owner-{app.id}", email=f"{app.id}@wsock.example", password_hash="", created_at=0)
-        self.wait_for(self.server._stores.directory.create(app, list(keys), owner))
+        self.wait_for(self.server.stores.directory.create(app, list(keys), owner))
 
     def token(self, *, kid: str = "demo", secret: str = _DEV_SECRET, **claims: Any) -> str:
         """A JWT that the key signs: ``server.token(sub="bob", permissions={"news": ["subscribe"]})``."""

@@ -24,7 +24,7 @@ ENVELOPE = 1024
 
 
 class Publish(Request, frozen=True, tag="publish"):
-    """Publishes a message. ``data`` may be anything, or absent (null). Without ``persist`` it is kept as history."""
+    """Publishes a message. ``data`` may be anything, or absent (null). With ``persist`` false it is no history."""
 
     in_order: ClassVar[bool] = False
 

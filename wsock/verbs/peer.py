@@ -56,6 +56,7 @@ class Peer:
         "_leave_reason",
         "_replay",
         "_replaying",
+        "_rewound",
         "_token_timestamp",
         "channels",
         "client_id",
@@ -81,6 +82,7 @@ class Peer:
         self.present: dict[str, Topic] = {}
         self.is_closed = False
         self._leave_reason: LeaveReason | None = None
+        self._rewound: set[str] | None = None
         self._replay: Replay | None = None
         self._replaying: Deferred[None] | None = None
         self._token_timestamp: int | None = None
@@ -162,6 +164,15 @@ class Peer:
         if len(held) >= limit:
             text = f"this connection is {how} {limit} channels already (limits.channels_per_connection)"
             raise Refused(Code.LIMIT_EXCEEDED, text)
+
+    def may_rewind(self, channel: str) -> bool:
+        """Whether the channel was not rewound on this connection yet (protocol.md I.2). Asking counts."""
+        if self._rewound is None:
+            self._rewound = set()
+        if channel in self._rewound or len(self._rewound) >= self.services.max_channels:
+            return False
+        self._rewound.add(channel)
+        return True
 
     def subscribed(self, topic: Topic, start: Position, rewound: list[Message]) -> None:
         """The topic, held open for this client, is subscribed: delivery starts behind the position.

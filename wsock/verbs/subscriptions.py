@@ -30,7 +30,7 @@ async def subscribe(peer: Peer, request: Subscribe) -> None:
     if topic is None:
         topic = await _open(peer, channel)
         start = topic.position
-        rewound = await _rewound(peer, topic, request.rewind) if request.rewind else []
+        rewound = await _rewound(peer, topic, request.rewind) if request.rewind and peer.may_rewind(channel) else []
         if peer.is_closed:
             peer.services.hub.close(topic)
             return
