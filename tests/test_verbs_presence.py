@@ -235,7 +235,7 @@ class LimitsTests(PresenceTestCase):
         client.says({"action": "presence.enter", "channel": "r3"})
         self.assert_refused(client, "limit_exceeded", "limits.channels_per_connection", channel="r3")
 
-        client.says({"action": "presence.enter", "channel": "r2"})
+        client.says({"action": "presence.enter", "channel": "r2", "data": {"again": True}})
         self.assert_told(client, action="presence.update")
         client.says({"action": "presence.leave", "channel": "r1"}, {"action": "presence.enter", "channel": "r3"})
         self.assert_actions(client, "presence.leave", "presence.enter")

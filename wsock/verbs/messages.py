@@ -112,10 +112,11 @@ def history_pages(messages: list[Message], has_more: bool, room: int) -> list[tu
     if end:
         return [(messages[:end], True)]
     run = [m for m in messages if m.timestamp == messages[0].timestamp]
+    is_more_behind = has_more or len(messages) > len(run)
     pages: list[tuple[list[Message], bool]] = []
     while run:
         count = _fitting(run, room)
-        pages.append((run[:count], len(run) > count or has_more or len(messages) > len(run)))
+        pages.append((run[:count], is_more_behind or len(run) > count))
         run = run[count:]
     return pages
 
