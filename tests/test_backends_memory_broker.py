@@ -85,10 +85,10 @@ class MemoryBrokerTestCase(SynchronousTestCase):
         return self.successResultOf(self.broker.publish(make_publication(id, **facts)))
 
     def attach(self, channel: str = "room") -> Position:
-        return self.successResultOf(self.broker.attach("app", channel))
+        return self.successResultOf(Deferred.fromCoroutine(self.broker.attach("app", channel)))
 
     def position(self, channel: str = "room") -> Position:
-        return self.successResultOf(self.broker.position("app", channel))
+        return self.successResultOf(Deferred.fromCoroutine(self.broker.position("app", channel)))
 
     def read(self, after: int = 0, channel: str = "room") -> list[int]:
         position = Position(self.position(channel).epoch, after)

@@ -351,7 +351,7 @@ class SwitchTests(ReplayTestCase):
         self.assert_rising()
 
     def test_gone_midway(self) -> None:
-        """When what is next is no longer kept, the client is told so, and the channel goes live."""
+        """When what is next is no longer kept, the client is told so and where it goes on, and the channel goes live."""
         self.make_node(recovery_messages=150)
         self.replay = self.make_replay()
         self.outlet.is_paused = True
@@ -366,7 +366,8 @@ class SwitchTests(ReplayTestCase):
         self.finish(running)
 
         sent = [f"A {n}" for n in range(1, 101)]
-        self.assertEqual(self.outlet.seen, [*sent, "recovery_failed A", "B 1"])
+        self.assertEqual(self.outlet.seen, [*sent, "recovery_failed A", "subscribed A", "B 1"])
+        self.assertEqual(self.outlet.events[-2]["sequence"], 290)
         self.publish("A")
         self.node.end_turn()
         self.assertEqual(self.outlet.seen[-1], "A 291")
@@ -449,7 +450,7 @@ class LateReplayTests(ReplayTests):
         running = self.run_replay()
         self.pump(20)
         self.assertEqual((self.outlet.seen, topic.sequence), (["A 1", "A 2"], 1))
-        self.assertNoResult(running)
+        self.assertNotIn(self.outlet, topic.outlets)
 
         self.patch(self.node.hub, "message", held)
         for told in late:

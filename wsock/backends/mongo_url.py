@@ -112,6 +112,8 @@ def read_url(url: str) -> MongoUrl:
     options = {name.lower(): value for name, value in parsed["options"].items()}
     _check_options(options)
     database = parsed["database"]
+    if parsed["collection"]:
+        raise ConfigError(f"the name of a MongoDB's database has no dot: {database}.{parsed['collection']}")
     return MongoUrl(
         addresses=_addresses(parsed["nodelist"]),
         database=database or _DEFAULT_DATABASE,

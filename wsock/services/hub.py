@@ -7,6 +7,9 @@ the channel no more.
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
+
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,15 +27,30 @@ from wsock.services.turn import Feed, Outlet, Turn
 
 __all__ = ["Hub", "Topic"]
 
+_MAX_RECENT = 1000
+
 
 class Topic(Feed):
     """A channel on this node: its subscribers (``outlets``), and who only follows its presence (``watchers``).
 
     ``epoch`` and ``sequence`` are the position up to which its subscribers were told; ``timestamp`` is the last
-    message's.
+    message's. ``recent`` are the last messages, kept while somebody catches up; ``joiners`` become subscribers when the
+    position is reached that each of them has already.
     """
 
-    __slots__ = ("app", "channel", "epoch", "holders", "opening", "sequence", "timestamp", "watchers")
+    __slots__ = (
+        "app",
+        "channel",
+        "epoch",
+        "followers",
+        "holders",
+        "joiners",
+        "opening",
+        "recent",
+        "sequence",
+        "timestamp",
+        "watchers",
+    )
 
     def __init__(self, app: str, channel: str) -> None:
         super().__init__()
@@ -42,6 +60,9 @@ class Topic(Feed):
         self.sequence = 0
         self.timestamp = 0
         self.holders = 0
+        self.followers = 0
+        self.recent: deque[Message] | None = None
+        self.joiners: dict[Outlet, int] | None = None
         self.watchers: dict[Outlet, None] = {}
         self.opening: list[Deferred[None]] | None = []
 
@@ -49,6 +70,30 @@ class Topic(Feed):
     def position(self) -> Position:
         """Where its subscribers stand."""
         return Position(self.epoch, self.sequence)
+
+    def is_reached_by(self, position: Position) -> bool:
+        """Whether somebody at this position has all that its subscribers were told."""
+        return position.epoch == self.epoch and position.sequence >= self.sequence
+
+    def follow(self) -> None:
+        """Somebody catches up: what its subscribers are told is kept at hand for that, as far as there is room."""
+        self.followers += 1
+        if self.recent is None:
+            self.recent = deque(maxlen=_MAX_RECENT)
+
+    def unfollow(self) -> None:
+        """Somebody does not catch up any longer."""
+        self.followers -= 1
+        if not self.followers:
+            self.recent = None
+
+    def told_behind(self, position: Position) -> list[Message]:
+        """The messages behind the position that its subscribers were told; none when it is not known here."""
+        recent = self.recent
+        if not recent or position.epoch != recent[0].epoch or position.epoch != self.epoch:
+            return []
+        skip = position.sequence + 1 - recent[0].sequence
+        return list(islice(recent, skip, None)) if skip >= 0 else []
 
 
 @implementer(IReceiver)
@@ -95,8 +140,19 @@ class Hub:
         self._turn.flush()
         topic.outlets[outlet] = None
 
+    def join_at(self, topic: Topic, outlet: Outlet, position: Position) -> None:
+        """Live delivery starts behind this position, which the topic has reached or will."""
+        if topic.sequence >= position.sequence or topic.epoch != position.epoch:
+            self.join(topic, outlet)
+            return
+        if topic.joiners is None:
+            topic.joiners = {}
+        topic.joiners[outlet] = position.sequence
+
     def part(self, topic: Topic, outlet: Outlet) -> None:
         """Live delivery ends, after what was delivered up to now."""
+        if topic.joiners is not None:
+            topic.joiners.pop(outlet, None)
         if outlet in topic.outlets:
             self._turn.flush()
             del topic.outlets[outlet]
@@ -126,6 +182,17 @@ class Hub:
         topic.timestamp = message.timestamp
         if topic.outlets:
             self._turn.broadcast(topic, text_frame(encode(message.event())))
+        if topic.recent is not None:
+            topic.recent.append(message)
+        if topic.joiners:
+            self._admit(topic)
+
+    def _admit(self, topic: Topic) -> None:
+        """Lets those join who have what the topic's subscribers were told."""
+        joiners = topic.joiners or {}
+        for outlet in [outlet for outlet, sequence in joiners.items() if sequence <= topic.sequence]:
+            del joiners[outlet]
+            self.join(topic, outlet)
 
     def presence(self, app: str, change: PresenceChange) -> None:
         """Fans a presence change out, to subscribers and to present members."""
@@ -151,6 +218,9 @@ class Hub:
         topic = self._topics.get((app, channel))
         if topic is None:
             return
+        joiners, topic.joiners = topic.joiners, None
+        for outlet in joiners or ():
+            self.join(topic, outlet)
         topic.epoch, topic.sequence = position.epoch, position.sequence
         self._turn.broadcast(topic, text_frame(encode(Subscribed(channel, position.epoch, position.sequence))))
 

@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from wsock.errors import Gone
 from wsock.interfaces import IBroker
 from wsock.protocol.codec import encode
+from wsock.protocol.frames import Subscribed
 from wsock.protocol.messages import Message
 from wsock.protocol.position import Position
 from wsock.protocol.wire import text_frame
@@ -45,14 +46,23 @@ class Paced(Outlet, Protocol):
 
 
 class Cursor:
-    """Where a replay stands in one channel: read up to ``position``, with ``unsent`` messages still to be written."""
+    """Where a replay stands in one channel: read up to ``position``, with ``unsent`` messages still to be written.
 
-    __slots__ = ("position", "topic", "unsent")
+    ``moves`` are those of them with which a new epoch begins.
+    """
+
+    __slots__ = ("moves", "position", "topic", "unsent")
 
     def __init__(self, topic: Topic, position: Position, unsent: Iterable[Message] = ()) -> None:
         self.topic = topic
         self.position = position
+        self.moves: set[Position] = set()
         self.unsent = deque(unsent)
+
+    @property
+    def is_level(self) -> bool:
+        """Whether all that its topic's subscribers were told is written."""
+        return not self.unsent and self.topic.is_reached_by(self.position)
 
 
 class Replay:
@@ -78,11 +88,19 @@ class Replay:
 
     def add(self, cursor: Cursor) -> None:
         """The channel is replayed from the cursor's position on, and then goes live."""
+        cursor.topic.follow()
         self._cursors[cursor.topic.channel] = cursor
 
     def drop(self, channel: str) -> None:
         """The channel is replayed no more, nor goes live."""
-        self._cursors.pop(channel, None)
+        cursor = self._cursors.pop(channel, None)
+        if cursor is not None:
+            cursor.topic.unfollow()
+
+    def stop(self) -> None:
+        """Nothing is replayed any more, nor goes live."""
+        for channel in list(self._cursors):
+            self.drop(channel)
 
     async def run(self) -> None:
         """Replays until every channel is live."""
@@ -91,17 +109,17 @@ class Replay:
             if self._unpaced >= _CHUNK_BYTES:
                 await self._pace()
         for cursor in self._cursors.values():
-            self._hub.join(cursor.topic, self._outlet)
-        self._cursors.clear()
+            self._hub.join_at(cursor.topic, self._outlet, cursor.position)
+        self.stop()
         self._on_end()
 
     async def _is_level(self) -> bool:
-        """Whether, at this moment, every cursor has sent all that its topic delivered.
+        """Whether, at this moment, every cursor has sent all that its topic's subscribers were told.
 
         Else every cursor that is behind has its next messages at hand, so that they can be merged. Decided without
         waiting in between: what was read is followed by another look.
         """
-        while behind := [c for c in self._cursors.values() if not c.unsent and c.position != c.topic.position]:
+        while behind := [c for c in self._cursors.values() if not c.unsent and not c.is_level]:
             for cursor in behind:
                 await self._fill(cursor)
         return not any(c.unsent for c in self._cursors.values())
@@ -113,16 +131,26 @@ class Replay:
         try:
             messages = await self._broker.read(topic.app, topic.channel, cursor.position, _PAGE)
         except Gone:
+            cursor.position = topic.position
             if self._is_current(cursor):
                 self._turn.send(self._outlet, text_frame(encode(recovery_failed(topic.channel))))
-            cursor.position = topic.position
+                self._tell(cursor, topic.position)
             return
-        cursor.unsent.extend(messages)
-        if messages:
-            cursor.position = messages[-1].position
-        elif cursor.position != topic.position:
-            # The broker's reads are ahead of what it delivered: that is on its way.
+        self._take(cursor, messages)
+        if len(messages) < _PAGE:
+            # What came while the end of the log was read is at hand: so a busy channel is caught up with as well.
+            messages = topic.told_behind(cursor.position)
+            self._take(cursor, messages)
+        if not messages and not cursor.unsent and not cursor.is_level:
+            # The channel has a new epoch, of which this node will be told: that is on its way.
             await deferLater(self._clock, _DELIVERY_SECONDS)
+
+    def _take(self, cursor: Cursor, messages: list[Message]) -> None:
+        for message in messages:
+            if message.epoch != cursor.position.epoch:
+                cursor.moves.add(message.position)
+            cursor.position = message.position
+        cursor.unsent.extend(messages)
 
     def _is_current(self, cursor: Cursor) -> bool:
         return self._cursors.get(cursor.topic.channel) is cursor
@@ -133,13 +161,21 @@ class Replay:
         heapify(heap)
         while heap and self._unpaced < _CHUNK_BYTES:
             _, number, cursor = heappop(heap)
-            frame = text_frame(encode(cursor.unsent.popleft().event()))
+            message = cursor.unsent.popleft()
+            if cursor.moves and message.position in cursor.moves:
+                self._tell(cursor, Position(message.epoch, message.sequence - 1))
+            frame = text_frame(encode(message.event()))
             self._turn.send(self._outlet, frame)
             self._unpaced += len(frame)
             if cursor.unsent:
                 heappush(heap, (cursor.unsent[0].timestamp, number, cursor))
-            elif cursor.position != cursor.topic.position:
+            elif not cursor.is_level:
                 return
+
+    def _tell(self, cursor: Cursor, position: Position) -> None:
+        """Tells the client where the channel goes on in a new epoch."""
+        event = Subscribed(cursor.topic.channel, position.epoch, position.sequence)
+        self._turn.send(self._outlet, text_frame(encode(event)))
 
     async def _pace(self) -> None:
         """Writes what was sent, and waits until the client has room for more."""

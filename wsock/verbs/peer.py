@@ -262,6 +262,8 @@ class Peer:
         replaying, self._replaying = self._replaying, None
         if replaying is not None:
             replaying.cancel()
+        if self._replay is not None:
+            self._replay.stop()
         hub = self.services.hub
         channels, self.channels = self.channels, {}
         for topic in channels.values():

@@ -1,0 +1,267 @@
+"""The history of channels, in MongoDB.
+
+A message is one document, unique by (app, channel, epoch, sequence), so that appending may be repeated after any
+failure. Its data is kept as bytes: they come back as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import bson
+from bson.errors import BSONError
+from msgspec import Raw
+from pymongo.errors import BulkWriteError
+from zope.interface import implementer
+
+from wsock.backends.mongo_database import SYSTEMIC_CODES, MongoDatabase
+from wsock.backends.mongo_schema import MESSAGES
+from wsock.errors import Unavailable
+from wsock.interfaces import IMessageStore
+from wsock.protocol.messages import HistoryQuery, Message, Page
+
+__all__ = ["MessagesRejected", "MongoMessages", "RejectedMessage"]
+
+_Document = dict[str, Any]
+
+_DUPLICATE = 11000
+_DOCUMENT_BYTES = 16 * 1024 * 1024
+_LARGEST = (1 << 63) - 1
+_LATEST_SECONDS = 253_402_300_799  # the last second of the year 9999
+_FIELDS = dict.fromkeys(("id", "data", "timestamp", "publisher", "sequence", "epoch", "persist"), 1) | {"_id": 0}
+_ORDER = ("timestamp", "epoch", "sequence")
+_IDS_PER_QUERY = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedMessage:
+    """A message that can't be stored, however often it is tried, and why."""
+
+    message: Message
+    reason: str
+
+
+class MessagesRejected(Exception):
+    """Some messages can't be stored; the others of the same call are."""
+
+    def __init__(self, app: str, rejected: Sequence[RejectedMessage]) -> None:
+        super().__init__(f"{len(rejected)} messages of app {app} can't be stored, the first: {rejected[0].reason}")
+        self.app = app
+        self.rejected = tuple(rejected)
+
+
+@implementer(IMessageStore)
+class MongoMessages:
+    """Keeps messages, each until its time has come.
+
+    With ``ttl_seconds`` MongoDB deletes a message that long after its timestamp by itself, within a minute or so;
+    ``expire`` deletes what is to go earlier.
+    """
+
+    def __init__(self, database: MongoDatabase, *, ttl_seconds: float | None = None) -> None:
+        self._database = database
+        self._ttl_ms = None if ttl_seconds is None else ttl_seconds * 1000
+
+    async def append(self, app: str, messages: list[Message]) -> None:
+        """Stores messages, on the majority's disks: see :class:`IMessageStore`.
+
+        What :class:`Unavailable` ends may have been stored in part; it is repeated as a whole. Raises
+        :class:`MessagesRejected` for messages that MongoDB does not take, and for those whose place is taken by a
+        message with another id; the others are stored then.
+        """
+        rejected = []
+        storable = []
+        for message in messages:
+            document = self._document(app, message)
+            if reason := _unstorable(document):
+                rejected.append(RejectedMessage(message, reason))
+            else:
+                storable.append((message, document))
+        if storable:
+            rejected += await self._insert(app, [message for message, _ in storable], [d for _, d in storable])
+        if rejected:
+            raise MessagesRejected(app, rejected)
+
+    async def page(self, app: str, channel: str, query: HistoryQuery) -> Page:
+        """A page of the past: see :class:`IMessageStore`."""
+        return await self._database.read(partial(_page, app, channel, query))
+
+    async def expire(self, app: str, before: int, transient_before: int, limit: int) -> int:
+        """Deletes old messages: see :class:`IMessageStore`."""
+        deleted = 0
+        for persist, bound in ((False, max(before, transient_before)), (True, before)):
+            if deleted < limit:
+                old = {"app": app, "persist": persist, "timestamp": {"$lt": _bounded(bound)}}
+                deleted += await self._database.write(partial(_delete, old, limit - deleted))
+        return deleted
+
+    def _document(self, app: str, message: Message) -> _Document:
+        document: _Document = {
+            "app": app,
+            "channel": message.channel,
+            "epoch": message.epoch,
+            "sequence": message.sequence,
+            "timestamp": message.timestamp,
+            "id": message.id,
+            "publisher": message.publisher_id,
+            "persist": message.persist,
+            "data": bytes(message.data),
+        }
+        if self._ttl_ms is not None:
+            document["expires_at"] = _date((message.timestamp + self._ttl_ms) / 1000)
+        return document
+
+    async def _insert(self, app: str, messages: Sequence[Message], documents: list[_Document]) -> list[RejectedMessage]:
+        errors = await self._database.write(partial(_insert_many, documents))
+        rejected = []
+        duplicates = []
+        for error in errors:
+            message = messages[error["index"]]
+            if error["code"] == _DUPLICATE:
+                duplicates.append(message)
+            else:
+                rejected.append(RejectedMessage(message, f"MongoDB rejects it: {_error_text(error)}"))
+        return rejected + await self._conflicts(app, duplicates)
+
+    async def _conflicts(self, app: str, duplicates: Sequence[Message]) -> list[RejectedMessage]:
+        """Which of the messages, whose places are taken, are not the ones that are there."""
+        rejected = []
+        for start in range(0, len(duplicates), _IDS_PER_QUERY):
+            some = duplicates[start : start + _IDS_PER_QUERY]
+            stored = await self._database.read(partial(_ids, app, some))
+            for message in some:
+                id = stored.get((message.channel, message.epoch, message.sequence))
+                if id is None:
+                    raise Unavailable("a stored message expired while it was compared; repeat the request")
+                if id != message.id:
+                    place = f"{message.epoch}:{message.sequence} of channel {message.channel}"
+                    rejected.append(RejectedMessage(message, f"the place {place} is taken by the message {id}"))
+        return rejected
+
+
+def _unstorable(document: _Document) -> str | None:
+    """Why the driver would not send it: one such document would hold up all that are sent with it."""
+    try:
+        size = len(bson.encode(document))
+    except (BSONError, OverflowError, UnicodeError) as e:
+        return f"it can't be written as BSON: {e}"
+    if size > _DOCUMENT_BYTES - 64:  # the driver adds the _id
+        return f"its document has {size} bytes, and MongoDB takes {_DOCUMENT_BYTES}"
+    return None
+
+
+def _date(seconds: float) -> datetime:
+    return datetime.fromtimestamp(max(0.0, min(seconds, _LATEST_SECONDS)), UTC)
+
+
+async def _insert_many(documents: list[_Document], database: Any) -> list[_Document]:
+    """The errors of single documents; an error of all of them is raised."""
+    try:
+        await database[MESSAGES].insert_many(documents, ordered=False)
+    except BulkWriteError as e:
+        details: Any = e.details
+        errors: list[_Document] = details["writeErrors"]
+        if details["writeConcernErrors"] or any(error["code"] in SYSTEMIC_CODES for error in errors):
+            raise
+        return errors
+    return []
+
+
+async def _ids(app: str, messages: Sequence[Message], database: Any) -> dict[tuple[str, str, int], str]:
+    """The ids that are stored at the places of the messages."""
+    places: dict[tuple[str, str], list[int]] = {}
+    for message in messages:
+        places.setdefault((message.channel, message.epoch), []).append(message.sequence)
+    alternatives = [
+        {"app": app, "channel": channel, "epoch": epoch, "sequence": {"$in": sequences}}
+        for (channel, epoch), sequences in places.items()
+    ]
+    found = await _find(database, {"$or": alternatives}, {"channel": 1, "epoch": 1, "sequence": 1, "id": 1})
+    return {(place["channel"], place["epoch"], place["sequence"]): place["id"] for place in found}
+
+
+async def _page(app: str, channel: str, query: HistoryQuery, database: Any) -> Page:
+    after = _bounded(query.after)
+    before = _bounded(query.before)
+    is_forward = query.direction == "forward"
+    select = partial(_select, database, app, channel, is_forward)
+    rows = await select(after, before, query.limit + 1)
+    if len(rows) <= query.limit:
+        return Page(_messages(channel, rows), False)
+    edge = rows[query.limit - 1]["timestamp"]
+    if rows[query.limit]["timestamp"] != edge:
+        return Page(_messages(channel, rows[: query.limit]), True)
+    complete = [row for row in rows if row["timestamp"] != edge] + await select(edge - 1, edge + 1, 0)
+    beyond = await (select(edge, before, 1) if is_forward else select(after, edge, 1))
+    return Page(_messages(channel, complete), bool(beyond))
+
+
+async def _select(
+    database: Any,
+    app: str,
+    channel: str,
+    is_forward: bool,
+    after: int | None,
+    before: int | None,
+    limit: int,
+) -> list[_Document]:
+    """Messages between two timestamps, exclusive both; a limit of 0 is none."""
+    between = {"$gt": after, "$lt": before}
+    bounds = {operator: bound for operator, bound in between.items() if bound is not None}
+    wanted: _Document = {"app": app, "channel": channel, "persist": True}
+    if bounds:
+        wanted["timestamp"] = bounds
+    direction = 1 if is_forward else -1
+    return await _find(database, wanted, _FIELDS, dict.fromkeys(_ORDER, direction), limit)
+
+
+async def _delete(wanted: _Document, limit: int, database: Any) -> int:
+    found = await _find(database, wanted, {"_id": 1}, {"timestamp": 1}, limit)
+    if not found:
+        return 0
+    result = await database[MESSAGES].delete_many({"_id": {"$in": [document["_id"] for document in found]}})
+    return int(result.deleted_count)
+
+
+async def _find(
+    database: Any,
+    wanted: _Document,
+    fields: _Document,
+    order: _Document | None = None,
+    limit: int = 0,
+) -> list[_Document]:
+    """All documents that are wanted, in as many batches as it takes (each has 16 MB at most)."""
+    cursor = database[MESSAGES].find(wanted, projection=fields, limit=limit, batch_size=limit)
+    if order:
+        cursor.sort(list(order.items()))
+    return [document async for batch in cursor.batches() for document in batch]
+
+
+def _messages(channel: str, rows: Iterable[_Document]) -> list[Message]:
+    return [
+        Message(
+            channel,
+            row["id"],
+            Raw(row["data"]),
+            row["timestamp"],
+            row["publisher"],
+            row["sequence"],
+            row["epoch"],
+            row["persist"],
+        )
+        for row in rows
+    ]
+
+
+def _bounded(timestamp: int | None) -> int | None:
+    """MongoDB's integers have 64 bits; a timestamp out of a request may have any number."""
+    return None if timestamp is None else max(-_LARGEST, min(timestamp, _LARGEST))
+
+
+def _error_text(error: _Document) -> str:
+    text = str(error.get("errmsg", "")).partition("{")[0].strip()
+    return f"{text or 'no reason given'} (code {error['code']})"
