@@ -283,6 +283,17 @@ class RestartTests(SqliteTestCase):
         place = await broker.locate("app", "room", receipts[1].timestamp)
         self.assertEqual((place.start.sequence, place.ties, place.is_complete), (1, 1, True))
 
+    async def test_promise_5_before_the_first_message_across_a_restart(self) -> None:
+        """Who subscribed before the first message has lost nothing when the channel is called otherwise afterwards."""
+        path = self.path()
+        broker = await self.start(path)
+        before = await broker.attach("app", "room")
+
+        broker = await self.restart(path)
+        await broker.publish(make_publication())
+
+        self.assertEqual([m.sequence for m in await broker.read("app", "room", before, 10)], [1])
+
     async def test_timestamps_across_a_restart_with_the_clock_set_back(self) -> None:
         """Timestamps never go back, even when the clock was set back by an hour between two runs."""
         path = self.path()

@@ -351,7 +351,7 @@ class SwitchTests(ReplayTestCase):
         self.assert_rising()
 
     def test_gone_midway(self) -> None:
-        """When what is next is no longer kept, the client is told so and where it goes on, and the channel goes live."""
+        """When what is next is no longer kept, the client is told so, and where the channel goes on, live."""
         self.make_node(recovery_messages=150)
         self.replay = self.make_replay()
         self.outlet.is_paused = True

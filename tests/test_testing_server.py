@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 
 from tests.base import SynchronousTestCase
 from tests.vocabulary import ServerTestCase
-from wsock.config import Config, Limits
+from wsock.config import Config, Limits, Redis
 from wsock.errors import Unavailable
 from wsock.interfaces import App, Key
 from wsock.services.auth import hash_api_key
@@ -47,9 +47,9 @@ class InMemoryServerTests(ServerTestCase):
         self.assertEqual(bob.events, [])
 
     def test_settings(self) -> None:
-        """The settings given are those of the server."""
-        server = self.serve(Config(limits=Limits(message_bytes=10)))
-        bob = server.connect()
+        """The settings given are those of the server; Redis is not asked for all the same."""
+        config = Config(limits=Limits(message_bytes=10), redis=Redis(urls=("redis://192.0.2.1",)))
+        bob = self.serve(config).connect()
 
         bob.says({"action": "publish", "channel": "news", "data": "x" * 20})
 

@@ -22,6 +22,7 @@ from msgspec import Meta
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
+from wsock.edges.listening import CAN_SHARE, SharedPorts
 from wsock.errors import ConfigError
 
 __all__ = [
@@ -258,6 +259,21 @@ class Config(_Section, frozen=True):
     log_format: Annotated[
         Literal["text", "json"], Meta(description="Lines for people, or a JSON object on each line.")
     ] = "text"
+    workers: Annotated[
+        int,
+        _integer(
+            "Processes that share the ports, each a node of the cluster; more than one need Redis and MongoDB.", 1, 256
+        ),
+    ] = 1
+    reuse_port: Annotated[
+        bool,
+        Meta(
+            description=(
+                "Lets other processes of the same user listen on the same `tcp:` and `ssl:` endpoints; the system"
+                " spreads connections over them."
+            )
+        ),
+    ] = False
     limits: Limits = Limits()
     history: History = History()
     recovery: Recovery = Recovery()
@@ -303,6 +319,7 @@ _TYPES: dict[str, Any] = {}
 _SETTINGS: dict[str, Setting] = {}
 _SECTIONS: dict[str, type[_Section]] = {}
 _FOREIGN = ("WSOCK_TEST_", "WSOCK_BENCH_", "WSOCK_CI")
+_PORT_KINDS = ("tcp", "tcp6", "ssl")
 _ZERO_IN_DEV = ("limits.connection_rate", "limits.connection_burst", "limits.connect_rate_per_ip")
 
 
@@ -353,7 +370,8 @@ def resolve(
 
 def endpoints(config: Config, reactor: Any) -> list[IStreamServerEndpoint]:
     """What ``listen`` stands for. Raises :class:`ConfigError` naming the text that is no endpoint."""
-    return [_endpoint(text, reactor) for text in config.listen]
+    ports = SharedPorts(reactor) if config.reuse_port else reactor
+    return [_endpoint(text, ports) for text in config.listen]
 
 
 def _endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
@@ -479,6 +497,27 @@ def _check(config: Config, sources: Mapping[str, str]) -> None:
     if config.dev:
         for text in config.listen:
             _check_loopback(text, sources["listen"])
+    if config.reuse_port and not CAN_SHARE:
+        raise ConfigError(f"reuse_port in {sources['reuse_port']}: this system can't share a port; it takes false")
+    if config.workers > 1:
+        _check_shared(config, sources)
+
+
+def _check_shared(config: Config, sources: Mapping[str, str]) -> None:
+    if not CAN_SHARE:
+        raise ConfigError(f"workers in {sources['workers']}: this system can't share a port; it takes 1")
+    for text in config.listen:
+        if _parts(text)[0] not in _PORT_KINDS:
+            raise ConfigError(
+                f"listen in {sources['listen']}: several workers can't share '{text}'; with workers ="
+                f" {config.workers} it takes 'tcp:...' and 'ssl:...'"
+            )
+
+
+def _parts(text: str) -> list[str]:
+    """The endpoint's kind and what follows, without the protocol of a proxy in front of it."""
+    parts = [part.replace("\\", "") for part in re.split(r"(?<!\\):", text)]
+    return parts[1:] if parts[0] == "haproxy" and len(parts) > 1 else parts
 
 
 def _check_loopback(text: str, source: str) -> None:
@@ -492,12 +531,10 @@ def _check_loopback(text: str, source: str) -> None:
 
 def _is_loopback(text: str) -> bool:
     """Whether only this machine can reach the endpoint, as far as its text tells."""
-    kind, *parts = [part.replace("\\", "") for part in re.split(r"(?<!\\):", text)]
-    if kind == "haproxy" and parts:
-        kind, *parts = parts
+    kind, *parts = _parts(text)
     if kind == "unix":
         return True
-    if kind not in ("tcp", "tcp6", "ssl"):
+    if kind not in _PORT_KINDS:
         return False
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     positional = [part for part in parts if "=" not in part]

@@ -294,7 +294,8 @@ class Server(Service):
         """Whether clients will find a server when they come back at once: one that shares or inherits the socket."""
         mode = self.config.shutdown.mode
         if mode == "auto":
-            return any(text.startswith(("systemd:", "adopt")) for text in self.config.listen)
+            inherited = any(text.startswith(("systemd:", "adopt")) for text in self.config.listen)
+            return inherited or self.config.reuse_port
         return mode == "reset"
 
     async def _stop_listening(self) -> None:

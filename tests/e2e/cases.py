@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import time
+from signal import SIGTERM
 from typing import Any, ClassVar
 
 import jwt
@@ -78,6 +79,12 @@ class ProgramTestCase(SynchronousTestCase):
         program = Program.python(*arguments, cwd=cwd)
         self.addCleanup(program.stop)
         return program
+
+    def assert_graceful(self, program: Program) -> None:
+        """A server that was told to end does all its work and then, as twistd does, dies of the signal it got."""
+        self.assertEqual(program.ends(5), -SIGTERM)
+        self.assertIn("Server Shut Down.", program.output)
+        self.assertNotIn("Traceback", program.output)
 
 
 def dev_token(sub: str, permissions: dict[str, list[str]] | None = None, seconds: int = 60) -> str:

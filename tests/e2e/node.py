@@ -37,6 +37,7 @@ class Program:
         )
         self._changed = Condition()
         self._texts = {"output": "", "errors": ""}
+        self._open = set(self._texts)
         assert self._process.stdout is not None and self._process.stderr is not None
         self._readers = [
             Thread(target=self._read, args=(name, stream), daemon=True)
@@ -99,7 +100,7 @@ class Program:
         self.ends()
 
     def _has_ended(self) -> bool:
-        return self._process.poll() is not None and not any(reader.is_alive() for reader in self._readers)
+        return not self._open
 
     def _read(self, name: str, stream: IO[bytes]) -> None:
         with stream:
@@ -108,6 +109,7 @@ class Program:
                     self._texts[name] += line.decode("utf-8", "replace")
                     self._changed.notify_all()
         with self._changed:
+            self._open.remove(name)
             self._changed.notify_all()
 
 
@@ -140,7 +142,7 @@ class Node:
         run = ["-c", _TWISTD, "--nodaemon", "--pidfile=", "wsocket", "--listen", listen]
         self.program = Program.python(*run, *self._options, cwd=self.directory)
         try:
-            match = self.program.says(r"serves on (?:ws://127\.0\.0\.1:(\d+)|\S)")
+            match = self.program.says(r"serves on (?:ws://)?(?:127\.0\.0\.1:(\d+)|\S)")
         except AssertionError:
             self.program.stop()
             raise

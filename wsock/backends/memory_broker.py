@@ -34,6 +34,8 @@ _BATCH_ITEMS = 256
 _BATCH_BYTES = 1 << 20
 _OVERHEAD = 400
 """Bytes that a message costs beside its data."""
+_MAX_RECEIPTS = 2_000_000
+"""Ids that are remembered at most: less than a gigabyte."""
 _NUDGE_MS = 1000
 """How far the timestamps of an app may run ahead of the clock to stay unique."""
 _SLEW = 0.1
@@ -156,6 +158,9 @@ class MemoryBroker:
         if self._queued_bytes + waiting.size > self._backlog_bytes:
             text = f"{self._queued_bytes} bytes wait to be stored (limits.publish_backlog_bytes): try again"
             return fail(Unavailable(text, retry_after=1.0))
+        if len(self._receipts) >= _MAX_RECEIPTS:
+            text = f"{_MAX_RECEIPTS} ids are remembered to find repetitions (dedup.seconds): try again"
+            return fail(Unavailable(text, retry_after=1.0))
         self._queued_bytes += waiting.size
         self._queue.append(waiting)
         if not self._is_busy:
@@ -183,6 +188,9 @@ class MemoryBroker:
     async def read(self, app: str, channel: str, after: Position, limit: int) -> list[Message]:
         """Messages behind the position, from the window."""
         known = await self._channel((app, channel))
+        if not after.sequence and not known.trimmed:
+            # Who never had a message misses all that there ever were, whatever the epoch was called then.
+            return list(islice(known.window, limit))
         if after.epoch != known.epoch or after.sequence > known.sequence:
             raise Gone(f"'{channel}' has no position {after.sequence} in the epoch {after.epoch}")
         if after.sequence == known.sequence:

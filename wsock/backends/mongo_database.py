@@ -206,20 +206,33 @@ class MongoDatabase:
         """
         return await self._do(work, self._writes)
 
+    async def pause(self, seconds: float) -> None:
+        """Returns after so many seconds; :class:`Unavailable` when the database is stopped first."""
+
+        async def wait(_: Any) -> None:
+            await deferLater(self._reactor, seconds)
+
+        await self._uncut(wait, seconds + self._operation_seconds)
+
     async def _do(self, work: Work[_T], outage: _Outage) -> _T:
-        if not self._is_open:
-            raise _closed()
         try:
-            value = await self._limited(work, self._operation_seconds)
-        except CancelledError:
-            if not self._is_open:
-                raise _closed() from None
-            raise
+            value = await self._uncut(work, self._operation_seconds)
         except _DRIVER_ERRORS as e:
             raise self._failed(e, outage) from e
         self._reached()
         outage.over()
         return value
+
+    async def _uncut(self, work: Work[_T], seconds: float) -> _T:
+        """Does the work, unless the database is closed before it is done."""
+        if not self._is_open:
+            raise _closed()
+        try:
+            return await self._limited(work, seconds)
+        except CancelledError:
+            if not self._is_open:
+                raise _closed() from None
+            raise
 
     async def _limited(self, work: Work[_T], seconds: float) -> _T:
         doing: Deferred[_T] = Deferred.fromCoroutine(work(self._pool[self._url.database]))

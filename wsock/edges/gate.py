@@ -184,10 +184,13 @@ class WebSocketGate(Service):
         self.stop_admitting()
         connections = self.connections()
         for start in range(0, len(connections), batch):
-            for connection in connections[start : start + batch]:
+            some = connections[start : start + batch]
+            for connection in some:
                 connection.drain()
-                connection.end(CloseCode.GOING_AWAY, "the server shuts down")
+            # Meanwhile what was published is stored and acknowledged: behind a close frame no ack may follow.
             await deferLater(self._services.clock, _BATCH_PAUSE_SECONDS)
+            for connection in some:
+                connection.end(CloseCode.GOING_AWAY, "the server shuts down")
         if self._count:
             self._emptied = Deferred()
             await self._emptied

@@ -75,7 +75,7 @@ class Housekeeping(Service):
         try:
             self._trim()
             for app in await self._directory.apps():
-                await self._expire(app.id)
+                await self._expire_safely(app.id)
         except CancelledError:
             pass
         except Unavailable:
@@ -83,6 +83,14 @@ class Housekeeping(Service):
             pass
         except Exception:
             self._log.failure("a round of housekeeping failed; the next one tries again")
+
+    async def _expire_safely(self, app: str) -> None:
+        try:
+            await self._expire(app)
+        except (CancelledError, Unavailable):
+            raise
+        except Exception:
+            self._log.failure("the messages of {app} could not be expired; the next round tries again", app=app)
 
     async def _expire(self, app: str) -> None:
         now = self._now()

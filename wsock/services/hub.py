@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -71,6 +71,13 @@ class Topic(Feed):
         """Where its subscribers stand."""
         return Position(self.epoch, self.sequence)
 
+    def delivered_to(self, outlet: Outlet) -> Position | None:
+        """Where a subscriber stands, or one who is about to be; ``None`` when it is neither."""
+        if outlet in self.outlets:
+            return self.position
+        sequence = (self.joiners or {}).get(outlet)
+        return None if sequence is None else Position(self.epoch, sequence)
+
     def is_reached_by(self, position: Position) -> bool:
         """Whether somebody at this position has all that its subscribers were told."""
         return position.epoch == self.epoch and position.sequence >= self.sequence
@@ -125,7 +132,11 @@ class Hub:
         if topic.opening is not None:
             opened: Deferred[None] = Deferred()
             topic.opening.append(opened)
-            await opened
+            try:
+                await opened
+            except CancelledError:
+                self.close(topic)
+                raise
         return topic
 
     def close(self, topic: Topic) -> None:

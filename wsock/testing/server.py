@@ -28,7 +28,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from wsock.config import Config
+from wsock.config import Config, Mongo, Redis
 from wsock.interfaces import Account, App, Key
 from wsock.protocol.wire import unmask
 from wsock.server import Server
@@ -57,14 +57,15 @@ def client_frame(payload: bytes, opcode: int = _TEXT, *, is_final: bool = True) 
 class InMemoryServer:
     """A server with the settings of ``config``, which has started and serves.
 
-    ``config`` is taken as it is but for ``dev`` and ``listen``: it is always in memory and never listens. ``clock`` is
-    its time; the wall clock goes with it. ``server`` is the server inside, for publishing and reading in process.
+    ``config`` is taken as it is but for ``dev``, ``listen``, ``redis`` and ``mongo``: it is always in memory and never
+    listens. ``clock`` is its time; the wall clock goes with it. ``server`` is the server inside, for publishing and
+    reading in process.
     """
 
     def __init__(self, config: Config | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         self.now = Now(self.clock)
-        config = msgspec.structs.replace(config or Config(), dev=True, listen=())
+        config = msgspec.structs.replace(config or Config(), dev=True, listen=(), redis=Redis(), mongo=Mongo())
         number = count(1)
         self.server = Server(
             config,

@@ -214,9 +214,18 @@ class Peer:
         s = self.services
         if self._replay is None:
             self._replay = Replay(s.hub, s.broker, s.turn, s.clock, self.outlet, self._replayed)
+            for topic in self.channels.values():
+                self._hold_back(topic)
         self._replay.add(cursor)
         # Its presence changes are not held back: a replay does not bring them.
         s.hub.watch(cursor.topic, self.outlet)
+
+    def _hold_back(self, topic: Topic) -> None:
+        """A live channel goes on with the replay: its newer timestamps must not overtake what is replayed."""
+        position = topic.delivered_to(self.outlet)
+        if position is not None:
+            self.services.hub.part(topic, self.outlet)
+            self._replay_with(Cursor(topic, position))
 
     def _replayed(self) -> None:
         self._replay = self._replaying = None

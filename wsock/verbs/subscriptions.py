@@ -158,6 +158,9 @@ async def _from_position(peer: Peer, topic: Topic, position: Position) -> _Start
     except Gone:
         located = await broker.locate(topic.app, topic.channel, 0)
         return _Start(topic, located.start, is_complete=False)
+    if not position.sequence:
+        # Before the first message the epoch says nothing, and may have changed since.
+        position = (await broker.locate(topic.app, topic.channel, 0)).start
     return _Start(topic, position, is_complete=True)
 
 

@@ -1,0 +1,15 @@
+"""The history and the directory of a cluster, in MongoDB.
+
+A database is started before and stopped after what uses it::
+
+    database = MongoDatabase("mongodb://user:password@host/wsock", reactor)
+    await database.start()
+    messages = MongoMessages(database, ttl_seconds=604_800)
+    directory = MongoDirectory(database)
+"""
+
+from wsock.backends.mongo_database import MongoDatabase
+from wsock.backends.mongo_directory import MongoDirectory
+from wsock.backends.mongo_messages import MessagesRejected, MongoMessages, RejectedMessage
+
+__all__ = ["MessagesRejected", "MongoDatabase", "MongoDirectory", "MongoMessages", "RejectedMessage"]
