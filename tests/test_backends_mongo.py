@@ -275,7 +275,7 @@ class CreateTests(MongoTestCase):
 
         self.assertFalse(await self.directory.is_empty())
         self.assertEqual([app.id for app in await self.directory.apps()], ["old"])
-        self.assertEqual(await self.directory.key("key-1"), msg_key("old"))
+        self.assertEqual(await self.directory.key("key-1"), Key(id="key-1", app="old", name="Old", created_at=1))
         with self.assertRaises(ValueError):
             await self.directory.create(APP, [], OWNER)
 
@@ -329,7 +329,7 @@ class CreateTests(MongoTestCase):
                 (APPS, {"_id": "old", "name": "Old", "created_at": 1}),
                 (
                     KEYS,
-                    {"_id": "key-1", "app": "old", "name": "Server", "created_at": 1, "permissions": [["*", ["*"]]]},
+                    {"_id": "key-1", "app": "old", "name": "Old", "created_at": 1, "permissions": [["*", ["*"]]]},
                 ),
                 (ACCOUNTS, {"_id": "a", "email": "o", "folded_email": "owner@localhost", "created_at": 1}),
             ):
@@ -464,13 +464,14 @@ class LoginTests(MongoTestCase):
     async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
         self.server = private_mongo(self)
         with _client(self.server.url) as client:
-            for database in ("admin", "wsock"):
+            for database in ("wsock", "admin"):
                 client[database].command(
                     "createUser",
                     "node",
                     pwd=f"p@ss:{database}",
                     roles=[{"role": "readWrite", "db": "wsock"}],
                     mechanisms=["SCRAM-SHA-1"],
+                    writeConcern={"w": 1, "j": True},
                 )
         self.server.arguments.append("--auth")
         self.server.restart()
@@ -619,7 +620,3 @@ def _client(url: str) -> MongoClient[dict[str, Any]]:
 
 def _key_of(app: str) -> Key:
     return Key(id=f"key-{app}", app=app, name="First", created_at=1)
-
-
-def msg_key(app: str) -> Key:
-    return Key(id="key-1", app=app, name="Server", created_at=1)

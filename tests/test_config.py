@@ -119,7 +119,7 @@ class ErrorTests(ConfigCase):
             ("data = 1", "data", "a text"),
             ('log_format = "xml"', "log_format", "one of text, json", "'xml'"),
             ("limits = 1", "limits", "[limits]"),
-            ("[limits]\nmessage_bytes = 0", "limits.message_bytes", "from 1 to 1000000", "not 0"),
+            ("[limits]\nmessage_bytes = 0", "limits.message_bytes", "from 1 to 500000", "not 0"),
             ("[limits]\nmessage_bytes = 1.5", "a whole number"),
             ("[limits]\nmessage_bytes = true", "a whole number"),
             ("[limits]\nmessage_bytes = 99999999999999999999", "a whole number"),
@@ -206,6 +206,33 @@ class EndpointTests(ConfigCase):
         config = load(options={"listen": ["tcp:1:interface=127.0.0.1", "unix:/tmp/x"]})
 
         self.assertEqual(len(endpoints(config, MemoryReactor())), 2)
+
+    def test_shared(self) -> None:
+        """With ``reuse_port`` the ports are such as others may listen on too; other endpoints are as they are."""
+        reactor = MemoryReactor()
+        config = load(options={"listen": ["tcp:0:interface=127.0.0.1", "unix:/x"], "reuse_port": True})
+        for endpoint in endpoints(config, reactor):
+            endpoint.listen(Factory())
+
+        self.assertEqual(len(reactor.adoptedPorts), 1)
+        self.assertEqual((reactor.tcpServers, len(reactor.unixServers)), ([], 1))
+
+    def test_workers(self) -> None:
+        """Several workers listen on ports, for nothing else can be shared; the number has its bounds."""
+        load(options={"workers": 2, "listen": ["tcp:1", "ssl:2", "haproxy:tcp:3", "tcp6:4"]})
+        for listen in ["unix:/x"], ["tcp:1", "haproxy:unix:/x"], ["systemd:domain=INET:index=0"]:
+            error = self.assertRaises(ConfigError, load, options={"workers": 2, "listen": listen})
+            self.assertIn(f"'{listen[-1]}'", str(error))
+        for number in 0, 257, "two":
+            error = self.assertRaises(ConfigError, load, options={"workers": number})
+            self.assertIn("workers in the option --workers: takes a whole number from 1 to 256", str(error))
+
+    def test_can_not_share(self) -> None:
+        """A system that can't share ports has one process."""
+        self.patch(config_module, "CAN_SHARE", False)
+        for options in {"workers": 2}, {"reuse_port": True}:
+            error = self.assertRaises(ConfigError, load, options=options)
+            self.assertIn("can't share a port", str(error))
 
     def test_wrong(self) -> None:
         """A text that is no endpoint is named together with the key."""

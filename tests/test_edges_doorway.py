@@ -262,7 +262,7 @@ class HttpTests(DoorTestCase):
 
     def test_no_http(self) -> None:
         """Where nobody speaks HTTP the connection ends."""
-        self.patch(self.server.server._doors, "build_http", lambda _: None)
+        self.patch(self.server.server.doors, "build_http", lambda _: None)
 
         client = self.asks(b"GET /health HTTP/1.1\r\nHost: a")
 

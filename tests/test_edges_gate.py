@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from tests.vocabulary import ServerTestCase
+from tests.vocabulary import Gate, ServerTestCase
 from wsock.config import Config, Limits, Shutdown
 from wsock.edges.gate import split_bearer
 from wsock.interfaces import App, Key
@@ -229,6 +229,8 @@ class EndingTests(ServerTestCase):
 
         stopping = server.server.stopService()
         server.settle()
+        self.assertEqual([client.closed for client in clients], [None] * 3)
+        server.clock.advance(0.1)
         self.assertEqual([client.closed for client in clients], [1001, 1001, None])
         server.clock.advance(0.1)
         self.assertEqual([client.closed for client in clients], [1001] * 3)
@@ -240,6 +242,35 @@ class EndingTests(ServerTestCase):
 
         self.successResultOf(stopping)
         self.assertEqual([client.ending for client in clients], ["lost", "lost", "reset"])
+
+    def test_acks_before_the_close(self) -> None:
+        """What is stored meanwhile is acknowledged in front of the close frame."""
+        server, gate = self.serve(Config(shutdown=Shutdown(mode="close"))), Gate()
+        history: Any = server.server.stores.history
+        self.patch(history, "commit", gate.guard_deferred(history.commit))
+        client = server.connect()
+        client.says({"action": "publish", "channel": "news", "id": "m1"})
+        server.server.stopService()
+        server.settle()
+
+        gate.open()
+        server.advance(2)
+
+        self.assert_told(client, action="ack", id="m1")
+        self.assertEqual(client.closed, 1001)
+
+    def test_upgrade_that_waits(self) -> None:
+        """An upgrade whose credential is still looked up when the end begins is refused."""
+        server, gate = self.serve(Config(shutdown=Shutdown(mode="close"))), Gate()
+        self.patch(server.server.auth, "credential", gate.guard(server.server.auth.credential))
+        client = server.connect()
+        stopping = server.server.stopService()
+
+        gate.open()
+        server.advance(2)
+
+        self.successResultOf(stopping)
+        self.assertEqual(client.status, 503)
 
     def test_close_without_connections(self) -> None:
         """With nobody there nothing is waited for."""

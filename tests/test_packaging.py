@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 BROUGHT_BY_DEPENDENCIES = {
     "txaio": "autobahn",  # its logging and futures layer: one cannot be had without the other
     "OpenSSL": "twisted",  # twisted[tls] names it
+    "service_identity": "twisted",  # and this one
     "werkzeug": "klein",  # the exceptions that klein's routing raises
 }
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from twisted.application.service import Application, IService, Service
 from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
@@ -14,6 +16,7 @@ from twisted.internet.testing import MemoryReactor
 from twisted.logger import FileLogObserver, ILogObserver, Logger, LogPublisher, textFileLogObserver
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
+from twisted.scripts.twistd import ServerOptions
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -181,6 +184,45 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(given, {"dev": True, "listen": ["unix:/a", "unix:/b"], "data": "d", "log_format": "json"})
         self.assertTrue(load(options=given).dev)
 
+    def test_workers(self) -> None:
+        """The number is read where it is one; what else was written is the settings' to refuse."""
+        self.assertEqual(self.settings("--workers", "3"), {"workers": 3})
+        self.assertEqual(self.settings("--workers", "x"), {"workers": "x"})
+
+    def worker(self, *args: str, redis: str | None = None) -> list[str]:
+        """What follows Python and its program on the command line of the second worker."""
+        twistd = ServerOptions()
+        twistd.parseOptions(["--logfile", "/log", "wsocket", *args])
+        options = cast(tap.Options, twistd.subOptions)
+        return options.worker(2, ["tcp:7"], redis)[4:]
+
+    def test_worker(self) -> None:
+        """A worker has the options of the first process, but other endpoints, and a log of its own."""
+        words = self.worker("--dev", "--listen", "tcp:0", "--workers", "4", "-c", "f", "--redis", "redis://a")
+
+        self.assertEqual(words[:5], ["--nodaemon", "--pidfile=", "--logfile", "/log-2", "wsocket"])
+        options = tap.Options()
+        options.parseOptions(words[5:])
+        given = {name: value for name, value in options.settings().items() if value is not None}
+        self.assertEqual(given, {"dev": True, "listen": ["tcp:7"], "redis.urls": ["redis://a"], "workers": 1})
+        self.assertEqual(options["config"], os.path.abspath("f"))
+
+    def test_worker_with_redis(self) -> None:
+        """The workers' own Redis is handed to them."""
+        words = self.worker("--mongo", "mongodb://m/d", "--data", "d", redis="unix:///r")
+
+        self.assertEqual(words[words.index("--redis") + 1], "unix:///r")
+        self.assertEqual((words[words.index("--mongo") + 1], words[words.index("--data") + 1]), ("mongodb://m/d", "d"))
+
+    def test_worker_of_twistd(self) -> None:
+        """Of twistd's own options it gets those that are not inherited."""
+        self.assertEqual(tap._twistd_arguments(None, 1), ["--nodaemon", "--pidfile="])
+        self.assertEqual(
+            tap._twistd_arguments({"reactor": "poll", "syslog": True, "prefix": "ws", "nodaemon": False}, 1)[2:],
+            ["--reactor", "poll", "--syslog", "--prefix", "ws"],
+        )
+        self.assertEqual(tap._twistd_arguments({"nodaemon": False}, 1)[2:], ["--logfile", "twistd.log-1"])
+
     def test_wrong(self) -> None:
         """What is no option is twistd's usage error."""
         self.assertRaises(UsageError, self.settings, "--lisen", "x")
@@ -196,6 +238,7 @@ class MakeServiceTests(SynchronousTestCase):
             (["--config", "/missing/wsock.toml"], "/missing/wsock.toml"),
             (["--dev", "--listen", "tcp:1"], "--dev"),
             (["--log-format", "xml"], "log_format"),
+            (["--workers", "2"], "--mongo"),
         ):
             options = tap.Options()
             options.parseOptions(args)

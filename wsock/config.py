@@ -67,7 +67,7 @@ class Limits(_Section, frozen=True):
 
     message_bytes: Annotated[
         int,
-        _integer("The data of one message, in bytes of JSON; more is refused with `too_large`.", 1, 1_000_000),
+        _integer("The data of one message, in bytes of JSON; more is refused with `too_large`.", 1, 500_000),
     ] = 65_536
     frame_bytes: Annotated[
         int,

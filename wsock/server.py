@@ -84,6 +84,7 @@ class Server(Service):
         self._listening: list[Deferred[IListeningPort]] = []
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
+        self._outcome: Failure | None = None
         self._state = "starting"
         self.stores = build_stores(config, reactor, now, lambda: random(6).hex())
         self._provisioned: Provisioned | None = None
@@ -170,7 +171,7 @@ class Server(Service):
             max_body_bytes=limits.http_body_bytes,
         )
         self._site = site = build_site(self._http.resource(), self._reactor, max_body_bytes=limits.http_body_bytes)
-        self._doors = DoorFactory(
+        self.doors = DoorFactory(
             self.gate,
             site.buildProtocol,
             self._reactor,
@@ -178,7 +179,7 @@ class Server(Service):
             handshake_seconds=limits.handshake_seconds,
             trusted_proxies=self.config.http.trusted_proxies,
         )
-        self._sweeping = LoopingCall(self._doors.sweep)
+        self._sweeping = LoopingCall(self.doors.sweep)
         self._sweeping.clock = self._reactor
 
     async def _record(self, events: list[Event]) -> None:
@@ -213,7 +214,8 @@ class Server(Service):
         waiting: Deferred[None] = Deferred()
 
         def tell(outcome: None | Failure) -> None:
-            waiting.callback(outcome)
+            self._outcome = self._outcome or outcome
+            waiting.callback(self._outcome)
 
         assert self._starting is not None, "the service was not started"
         self._starting.addBoth(tell)
@@ -221,11 +223,12 @@ class Server(Service):
 
     def _listen(self) -> None:
         if not self._listening:
-            self._listening = [endpoint.listen(self._doors) for endpoint in self._endpoints]
+            self._listening = [endpoint.listen(self.doors) for endpoint in self._endpoints]
 
     async def _start(self) -> None:
-        self._ports = await gatherResults(self._listening, consumeErrors=True)
-        for port in self._ports:
+        for listening in self._listening:
+            port = await listening
+            self._ports.append(port)
             tune_listener(port)
         await self.stores.start()
         if self.config.dev:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -39,8 +39,11 @@ from zope.interface import implementer
 
 from wsock.config import Config, endpoints, load
 from wsock.errors import ConfigError
+from wsock.workers import Worker, Workers, is_worker, python
 
 __all__ = ["Options", "Program", "RedactingObserver", "json_observer", "makeService", "redacted"]
+
+_TWISTD = "from twisted.scripts.twistd import run; run()"
 
 _REDACTIONS = (
     (re.compile(r"(?i)\b((?:api_?)?key|token|resumeToken)=[^&\s\"'<>#;,)]*"), r"\1=[hidden]"),
@@ -69,6 +72,7 @@ class Options(UsageOptions):
             "The directory of the embedded store (default: $STATE_DIRECTORY or ./wsock-data).",
         ],
         ["mongo", None, None, "The URL of the MongoDB of a cluster."],
+        ["workers", None, None, "How many processes share the ports, as nodes of one cluster (default: 1)."],
         ["log-format", None, None, "'text' or 'json' (default: text)."],
     ]
 
@@ -89,6 +93,7 @@ class Options(UsageOptions):
 
     def settings(self) -> dict[str, Any]:
         """What was given, as :func:`wsock.config.load` takes it."""
+        workers = self["workers"]
         return {
             "dev": True if self["dev"] else None,
             "listen": self["listen"] or None,
@@ -96,7 +101,22 @@ class Options(UsageOptions):
             "log_format": self["log-format"],
             "redis.urls": self["redis"] or None,
             "mongo.url": self["mongo"],
+            "workers": int(workers) if workers and workers.isdecimal() else workers,
         }
+
+    def worker(self, number: int, listen: Sequence[str], redis: str | None) -> list[str]:
+        """The command line of a worker: these options with other endpoints and, when given, with this Redis."""
+        arguments = ["--workers", "1", *(["--dev"] if self["dev"] else [])]
+        config = self["config"] or os.environ.get("WSOCK_CONFIG")
+        given = {name: self[name] for name in ("data", "mongo", "log-format")}
+        given["config"] = os.path.abspath(config) if config else None
+        for name, value in given.items():
+            arguments += [f"--{name}", value] if value else []
+        for url in [redis] if redis else self["redis"]:
+            arguments += ["--redis", url]
+        for endpoint in listen:
+            arguments += ["--listen", endpoint]
+        return [*python("-c", _TWISTD), *_twistd_arguments(self.parent, number), "wsocket", *arguments]
 
 
 def makeService(options: Options) -> IService:
@@ -105,7 +125,7 @@ def makeService(options: Options) -> IService:
 
     try:
         config = _load(options, reactor)
-        server = _server(config, reactor)
+        server = _workers(config, options, reactor) if config.workers > 1 else _server(config, reactor)
     except ConfigError as e:
         raise SystemExit(f"wsocket: {e}") from e
     return Program(server, reactor, _log_observer(config, options.parent))
@@ -121,7 +141,26 @@ def _load(options: Options, reactor: Any) -> Config:
 def _server(config: Config, reactor: Any) -> Any:
     from wsock.server import Server  # with all that a server needs: not for the list of twistd's plugins
 
-    return Server(config, reactor=reactor)
+    server = Server(config, reactor=reactor)
+    return Worker(server, reactor) if is_worker(os.environ) else server
+
+
+def _workers(config: Config, options: Options, reactor: Any) -> Workers:
+    return Workers(config, options.worker, reactor=reactor, environ=os.environ)
+
+
+def _twistd_arguments(twistd: Any, number: int) -> list[str]:
+    """What of twistd's own options a worker needs; the rest it inherits. Where there is a log file it has its own."""
+    given: dict[str, Any] = dict(twistd or {})
+    arguments = ["--nodaemon", "--pidfile="]
+    if given.get("reactor"):
+        arguments += ["--reactor", given["reactor"]]
+    file = _log_path(given)
+    if given.get("syslog"):
+        arguments += ["--syslog", "--prefix", given["prefix"]]
+    elif file is not None:
+        arguments += ["--logfile", f"{file}-{number}"]
+    return arguments
 
 
 @implementer(IService)
@@ -263,7 +302,13 @@ def _log_observer(config: Config, twistd: Any) -> ILogObserver:
 
 
 def _log_file(given: dict[str, Any]) -> TextIO:
-    name = given.get("logfile")
+    path = _log_path(given)
+    return sys.stdout if path is None else cast(TextIO, LogFile.fromFullPath(path))
+
+
+def _log_path(given: dict[str, Any]) -> str | None:
+    """The file to log to; ``None`` stands for the standard output."""
+    name: str | None = given.get("logfile")
     if name == "-" or (not name and given.get("nodaemon", True)):
-        return sys.stdout
-    return cast(TextIO, LogFile.fromFullPath(name or "twistd.log"))
+        return None
+    return name or "twistd.log"

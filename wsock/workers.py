@@ -27,11 +27,12 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
+from msgspec import structs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.internet.protocol import ClientFactory, ProcessProtocol, Protocol
+from twisted.internet.protocol import ClientFactory, Factory, ProcessProtocol, Protocol
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -102,7 +103,8 @@ class Kept:
             self._pause = None
         if self._transport is None:
             return succeed(None)
-        self._stopping = ended = Deferred[None]()
+        ended: Deferred[None] = Deferred()
+        self._stopping = ended
         ask(self._transport)
         killing = self._reactor.callLater(seconds, self._kill)
         return ended.addCallback(lambda _: killing.cancel() if killing.active() else None)
@@ -171,7 +173,7 @@ def _how_it_ended(value: Any) -> str:
 
 
 class Reservation:
-    """A reactor that takes ports without listening on them, to keep them for the workers. ``sockets`` hold them.
+    """A reactor that takes ports without listening on them, for the workers to share. ``sockets`` hold them.
 
     With ``is_exclusive`` a port on which anybody listens is refused, even when he would share it.
     """
@@ -224,7 +226,6 @@ class Workers(Service):
         self._environ = environ
         self._redis = None if config.redis.urls else OwnRedis(config, reactor=reactor, environ=environ)
         self._reservation = Reservation(is_exclusive=not config.reuse_port)
-        self._endpoints = endpoints(config, self._reservation) if not config.reuse_port else []
         self._workers: list[Kept] = []
         self._starting: Deferred[None] | None = None
 
@@ -258,8 +259,9 @@ class Workers(Service):
     async def _reserve(self) -> list[str]:
         """The endpoints, with the numbers of the ports that were left to the system."""
         texts = []
-        for text, endpoint in zip(self._config.listen, endpoints(self._config, self._reservation), strict=True):
-            await endpoint.listen(Protocol)
+        config = structs.replace(self._config, reuse_port=False)  # here, the reservation is what shares
+        for text, endpoint in zip(config.listen, endpoints(config, self._reservation), strict=True):
+            await endpoint.listen(Factory())
             texts.append(_with_port(text, self._reservation.sockets[-1].getsockname()[1]))
         return texts
 

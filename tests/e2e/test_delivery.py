@@ -154,18 +154,18 @@ def _random_text(random: Random, channel: str) -> bytes:
     return text_frame(json.dumps(_random_request(random, channel)))
 
 
-_ACTIONS = ("subscribe", "unsubscribe", "publish", "history", "presence.enter", "presence.update", "presence.leave")
-_ACTIONS += ("presence.get", "ping", "resume", "auth", "dance", "")
+_ACTIONS = ["subscribe", "unsubscribe", "publish", "history", "ping", "resume", "auth", "dance", ""]
+_ACTIONS += ["presence.enter", "presence.update", "presence.leave", "presence.get"]
+_ODD: list[Any] = [None, True, 0, -1, 1e308, 10**400, "", "x" * 300, [], {}, [None], {"a": [1]}, "\ud800", "\x00"]
 
 
 def _random_request(random: Random, channel: str) -> dict[str, Any]:
-    odd = (None, True, 0, -1, 1e308, 10**400, "", "x" * 300, [], {}, [None], {"a": [1]}, "\ud800", "\x00")
     request: dict[str, Any] = {"action": random.choice(_ACTIONS), "channel": channel}
     fields = ("data", "id", "rewind", "limit", "before", "after", "direction", "token", "resumeToken", "positions")
     for field in random.sample(fields, random.randrange(4)):
-        request[field] = random.choice(odd)
+        request[field] = random.choice(_ODD)
     if not random.randrange(10):
-        request[random.choice(("action", "channel"))] = random.choice(odd)
+        request[random.choice(("action", "channel"))] = random.choice(_ODD)
     return request
 
 

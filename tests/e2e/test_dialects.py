@@ -98,8 +98,9 @@ class FlatDialectTests(DialectTestCase):
         """Presence stands at the top of the frame and nested, with the user's keys spread; all empty data is ``{}``."""
         watcher = self.subscribed(self.channel)
         wire = self.connected(token=dev_token("ana"))
-        for data in ({}, {"data": None}, {"data": []}, {"data": {"name": "Ana", "clientId": "evil"}}):
-            wire.say(action="presence.enter", channel=self.channel, **data)
+        empty: list[dict[str, Any]] = [{}, {"data": None}, {"data": []}]
+        for extra in [*empty, {"data": {"name": "Ana", "clientId": "evil"}}]:
+            wire.say(action="presence.enter", channel=self.channel, **extra)
         wire.say(action="presence.update", channel=self.channel, data={"name": "Zoë"})
         wire.say(action="presence.get", channel=self.channel)
         members = wire.await_("presence.members")

@@ -11,6 +11,7 @@ import ssl
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,8 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.e2e.cases import ProgramTestCase
 from tests.e2e.node import Node, free_port
-from tests.e2e.wire import Closed, Wire, over
-
+from tests.e2e.wire import Closed, over
 
 _WSOCK = "from wsock.cli import main; main()"
 
@@ -105,7 +105,7 @@ class EndTests(ProgramTestCase):
             finally:
                 wire.close()
         self.assert_graceful(node.program)
-        return caught.exception
+        return cast(BaseException, caught.exception)
 
     def test_close(self) -> None:
         """With the mode ``close`` clients are told 1001."""

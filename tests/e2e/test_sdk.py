@@ -7,9 +7,9 @@ import importlib.metadata
 import re
 import socket
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, AsyncIterator
+from typing import Any
 
 from wsocket import create_client
 from wsocket.client import WSocketOptions
@@ -128,7 +128,7 @@ class SdkTestCase(NodeTestCase):
 class QuickStartTests(SdkTestCase):
     def test_quick_start(self) -> None:
         """The program in the SDK's own README receives what it publishes."""
-        readme = str(importlib.metadata.metadata("wsocket-io").get_payload())
+        readme = importlib.metadata.distribution("wsocket-io").read_text("METADATA") or ""
         script = re.search(r"## Quick Start\s+```python\n(.*?)```", readme, re.DOTALL)
         assert script is not None
         text = script[1].replace("wss://node00.wsocket.online", self.node.url).replace("your-api-key", "demo")

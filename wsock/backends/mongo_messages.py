@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import bson
 from bson.errors import BSONError
 from msgspec import Raw
 from pymongo.errors import BulkWriteError
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from zope.interface import implementer
 
 from wsock.backends.mongo_database import SYSTEMIC_CODES, MongoDatabase
@@ -34,7 +36,9 @@ _LARGEST = (1 << 63) - 1
 _LATEST_SECONDS = 253_402_300_799  # the last second of the year 9999
 _FIELDS = dict.fromkeys(("id", "data", "timestamp", "publisher", "sequence", "epoch", "persist"), 1) | {"_id": 0}
 _ORDER = ("timestamp", "epoch", "sequence")
-_IDS_PER_QUERY = 500
+_LOOKUPS_AT_ONCE = 8
+# How many more are read than a page has, so that a few equal timestamps at its end cost no further query.
+_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,8 @@ class MongoMessages:
         deleted = 0
         for persist, bound in ((False, max(before, transient_before)), (True, before)):
             if deleted < limit:
-                old = {"app": app, "persist": persist, "timestamp": {"$lt": _bounded(bound)}}
-                deleted += await self._database.write(partial(_delete, old, limit - deleted))
+                work = partial(_delete, app, persist, _clamped(bound), limit - deleted)
+                deleted += await self._database.write(work)
         return deleted
 
     def _document(self, app: str, message: Message) -> _Document:
@@ -129,17 +133,29 @@ class MongoMessages:
 
     async def _conflicts(self, app: str, duplicates: Sequence[Message]) -> list[RejectedMessage]:
         """Which of the messages, whose places are taken, are not the ones that are there."""
+        places: dict[tuple[str, str], list[Message]] = {}
+        for message in duplicates:
+            places.setdefault((message.channel, message.epoch), []).append(message)
+        lookups = DeferredSemaphore(_LOOKUPS_AT_ONCE)
+        compared = await gatherResults(
+            [lookups.run(self._compare, app, messages) for messages in places.values()], consumeErrors=True
+        )
+        return list(chain.from_iterable(compared))
+
+    def _compare(self, app: str, messages: Sequence[Message]) -> Deferred[list[RejectedMessage]]:
+        return Deferred.fromCoroutine(self._differing(app, messages))
+
+    async def _differing(self, app: str, messages: Sequence[Message]) -> list[RejectedMessage]:
+        """Which of the messages of one channel and epoch have other ids than what is stored in their places."""
+        stored = await self._database.read(partial(_ids, app, messages))
         rejected = []
-        for start in range(0, len(duplicates), _IDS_PER_QUERY):
-            some = duplicates[start : start + _IDS_PER_QUERY]
-            stored = await self._database.read(partial(_ids, app, some))
-            for message in some:
-                id = stored.get((message.channel, message.epoch, message.sequence))
-                if id is None:
-                    raise Unavailable("a stored message expired while it was compared; repeat the request")
-                if id != message.id:
-                    place = f"{message.epoch}:{message.sequence} of channel {message.channel}"
-                    rejected.append(RejectedMessage(message, f"the place {place} is taken by the message {id}"))
+        for message in messages:
+            id = stored.get(message.sequence)
+            if id is None:
+                raise Unavailable("a stored message expired while it was compared; repeat the request")
+            if id != message.id:
+                place = f"{message.epoch}:{message.sequence} of channel {message.channel}"
+                rejected.append(RejectedMessage(message, f"the place {place} is taken by the message {id}"))
         return rejected
 
 
@@ -171,30 +187,28 @@ async def _insert_many(documents: list[_Document], database: Any) -> list[_Docum
     return []
 
 
-async def _ids(app: str, messages: Sequence[Message], database: Any) -> dict[tuple[str, str, int], str]:
-    """The ids that are stored at the places of the messages."""
-    places: dict[tuple[str, str], list[int]] = {}
-    for message in messages:
-        places.setdefault((message.channel, message.epoch), []).append(message.sequence)
-    alternatives = [
-        {"app": app, "channel": channel, "epoch": epoch, "sequence": {"$in": sequences}}
-        for (channel, epoch), sequences in places.items()
-    ]
-    found = await _find(database, {"$or": alternatives}, {"channel": 1, "epoch": 1, "sequence": 1, "id": 1})
-    return {(place["channel"], place["epoch"], place["sequence"]): place["id"] for place in found}
+async def _ids(app: str, messages: Sequence[Message], database: Any) -> dict[int, str]:
+    """The ids that are stored at the places of the messages, which are of one channel and epoch, by sequence."""
+    sequences = [message.sequence for message in messages]
+    places = {"app": app, "channel": messages[0].channel, "epoch": messages[0].epoch, "sequence": {"$in": sequences}}
+    found = await _find(database, places, {"sequence": 1, "id": 1})
+    return {document["sequence"]: document["id"] for document in found}
 
 
 async def _page(app: str, channel: str, query: HistoryQuery, database: Any) -> Page:
-    after = _bounded(query.after)
-    before = _bounded(query.before)
+    after = None if query.after is None else _clamped(query.after)
+    before = None if query.before is None else _clamped(query.before)
     is_forward = query.direction == "forward"
     select = partial(_select, database, app, channel, is_forward)
-    rows = await select(after, before, query.limit + 1)
+    rows = await select(after, before, query.limit + 1 + _AHEAD)
     if len(rows) <= query.limit:
         return Page(_messages(channel, rows), False)
     edge = rows[query.limit - 1]["timestamp"]
-    if rows[query.limit]["timestamp"] != edge:
-        return Page(_messages(channel, rows[: query.limit]), True)
+    end = next((n for n in range(query.limit, len(rows)) if rows[n]["timestamp"] != edge), None)
+    if end is not None:
+        return Page(_messages(channel, rows[:end]), True)
+    if len(rows) <= query.limit + _AHEAD:
+        return Page(_messages(channel, rows), False)
     complete = [row for row in rows if row["timestamp"] != edge] + await select(edge - 1, edge + 1, 0)
     beyond = await (select(edge, before, 1) if is_forward else select(after, edge, 1))
     return Page(_messages(channel, complete), bool(beyond))
@@ -219,12 +233,17 @@ async def _select(
     return await _find(database, wanted, _FIELDS, dict.fromkeys(_ORDER, direction), limit)
 
 
-async def _delete(wanted: _Document, limit: int, database: Any) -> int:
-    found = await _find(database, wanted, {"_id": 1}, {"timestamp": 1}, limit)
+async def _delete(app: str, persist: bool, before: int, limit: int, database: Any) -> int:
+    """Deletes the oldest messages: a range of timestamps, and single ones of the last timestamp, to keep the limit."""
+    old = {"app": app, "persist": persist, "timestamp": {"$lt": before}}
+    found = await _find(database, old, {"timestamp": 1}, {"timestamp": 1}, limit)
     if not found:
         return 0
-    result = await database[MESSAGES].delete_many({"_id": {"$in": [document["_id"] for document in found]}})
-    return int(result.deleted_count)
+    edge = found[-1]["timestamp"]
+    last = [document["_id"] for document in found if document["timestamp"] == edge]
+    older = await database[MESSAGES].delete_many({**old, "timestamp": {"$lt": edge}})
+    single = await database[MESSAGES].delete_many({"_id": {"$in": last}})
+    return int(older.deleted_count + single.deleted_count)
 
 
 async def _find(
@@ -257,9 +276,9 @@ def _messages(channel: str, rows: Iterable[_Document]) -> list[Message]:
     ]
 
 
-def _bounded(timestamp: int | None) -> int | None:
+def _clamped(timestamp: int) -> int:
     """MongoDB's integers have 64 bits; a timestamp out of a request may have any number."""
-    return None if timestamp is None else max(-_LARGEST, min(timestamp, _LARGEST))
+    return max(-_LARGEST, min(timestamp, _LARGEST))
 
 
 def _error_text(error: _Document) -> str:

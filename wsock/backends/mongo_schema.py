@@ -38,8 +38,8 @@ INDEXES = (
         fields=("app", "channel", "epoch", "sequence"),
         options={"unique": True},
     ),
-    # Pages: in the order in which they are read, so that nothing is sorted.
-    Index(collection=MESSAGES, name="history", fields=("app", "channel", "timestamp", "epoch", "sequence")),
+    # Pages: in the order in which they are read, so that nothing is sorted, and without what is no history.
+    Index(collection=MESSAGES, name="history", fields=("app", "channel", "persist", "timestamp", "epoch", "sequence")),
     # What is too old in an app, those that do not persist apart from those that do.
     Index(collection=MESSAGES, name="age", fields=("app", "persist", "timestamp")),
     # MongoDB deletes by itself what carries a time that has come.

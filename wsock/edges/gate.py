@@ -81,11 +81,7 @@ class WebSocketGate(Service):
 
     async def admit(self, handshake: Handshake, address: str) -> Callable[[Any], Connection]:
         """Verifies the credential and the limits; what is returned opens the connection on a transport."""
-        if self._is_draining or not self._is_ready():
-            raise Refused(Code.UNAVAILABLE, "the server is starting or ending: try again", retry_after=1.0)
-        if self._max_connections and self._count >= self._max_connections:
-            text = f"the server has {self._max_connections} connections already (limits.connections)"
-            raise Refused(Code.UNAVAILABLE, text, retry_after=5.0)
+        self._require_room()
         await self._limits.admit(f"connect:{address}", self._connect_rate, 60.0, what="limits.connect_rate_per_ip")
         query = handshake.query
         token, key = query.get("token"), query.get("key")
@@ -95,7 +91,15 @@ class WebSocketGate(Service):
         auth = self._services.auth
         credential = await auth.credential(key=key, token=token, client_id=query.get("clientId"))
         auth.check_origin(credential, handshake.origin)
+        self._require_room()  # again: others came, or the end began, while the credential was looked up
         return lambda transport: self._open(handshake, credential, transport)
+
+    def _require_room(self) -> None:
+        if self._is_draining or not self._is_ready():
+            raise Refused(Code.UNAVAILABLE, "the server is starting or ending: try again", retry_after=1.0)
+        if self._max_connections and self._count >= self._max_connections:
+            text = f"the server has {self._max_connections} connections already (limits.connections)"
+            raise Refused(Code.UNAVAILABLE, text, retry_after=5.0)
 
     def _open(self, handshake: Handshake, credential: Credential, transport: Any) -> Connection:
         session = Session(self._codec, self._session_limits, self._services.clock.seconds())

@@ -79,7 +79,8 @@ class SharedPorts:
 def bind_shared(port: int, interface: str) -> socket.socket:
     """A socket that is bound to the port, which others may share, and does not listen.
 
-    As long as it is open nobody else gets the port, other than to share it. Raises :class:`CannotListenError`.
+    As long as it is open, the system gives the port to nobody who leaves the choice to it. Raises
+    :class:`CannotListenError`.
     """
     bound = _bind(port, interface, (socket.SO_REUSEADDR, socket.SO_REUSEPORT))
     bound.setblocking(False)

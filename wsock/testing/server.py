@@ -113,7 +113,7 @@ class InMemoryServer:
     def accept(self, address: str = "192.0.2.1") -> InMemoryClient:
         """A connection on which nothing was said yet, not even the handshake."""
         client = InMemoryClient(self.clock, address)
-        protocol = self.server._doors.buildProtocol(IPv4Address("TCP", address, 50000))
+        protocol = self.server.doors.buildProtocol(IPv4Address("TCP", address, 50000))
         client.transport.protocol = protocol
         protocol.makeConnection(client.transport)
         return client

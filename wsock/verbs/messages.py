@@ -22,6 +22,9 @@ MAX_FRAME = 1 << 20
 ENVELOPE = 1024
 """Bytes that are left for what surrounds the entries of a frame."""
 
+_END = 1 << 53
+"""Later than any timestamp."""
+
 
 class Publish(Request, frozen=True, tag="publish"):
     """Publishes a message. ``data`` may be anything, or absent (null). With ``persist`` false it is no history."""
@@ -86,15 +89,15 @@ def _query(request: HistoryRequest) -> HistoryQuery:
     limit = 50 if request.limit is None else int(max(1, min(request.limit, 1000)))
     return HistoryQuery(
         limit=limit,
-        before=ceil(request.before) if _is_bound(request.before) else None,
-        after=floor(request.after) if _is_bound(request.after) else None,
+        before=ceil(min(request.before, _END)) if _is_bound(request.before) else None,
+        after=floor(min(request.after, _END)) if _is_bound(request.after) else None,
         direction=direction,
     )
 
 
 def _is_bound(value: float | None) -> TypeGuard[float]:
     """0 and less, which some SDKs send for "none", are no bound."""
-    return value is not None and 0 < value < 1 << 53
+    return value is not None and value > 0
 
 
 def history_pages(messages: list[Message], has_more: bool, room: int) -> list[tuple[list[Message], bool]]:

@@ -144,6 +144,9 @@ async def _open_all(peer: Peer, names: tuple[str, ...]) -> list[Topic]:
         except Refused as e:
             peer.refuse(e, channel=name)
             peer.send(Unsubscribed(name))
+        except BaseException:
+            _close_all(peer, topics)
+            raise
     return topics
 
 
