@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, cast
+from unittest import SkipTest
+from urllib.parse import quote
 
 from bson import ObjectId
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from msgspec import Raw
 from pymongo import MongoClient
+from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -17,11 +28,11 @@ from zope.interface import provider
 
 from tests.base import SynchronousTestCase, TestCase
 from tests.servers import free_port, fresh_mongo_url, fresh_name, mongo_server, private_mongo
-from wsock.backends.mongo import MessagesRejected, MongoDatabase, MongoDirectory, MongoMessages
+from wsock.backends.mongo import MongoDatabase, MongoDirectory, MongoMessages
 from wsock.backends.mongo_schema import ACCOUNTS, APPS, CREATIONS, KEYS, MESSAGES, Index
 from wsock.backends.mongo_url import Address, read_url
 from wsock.errors import ConfigError, Unavailable
-from wsock.interfaces import Account, App, Key
+from wsock.interfaces import Account, App, Key, Rejected
 from wsock.protocol.messages import HistoryQuery, Message
 from wsock.testing.contracts.directory import DirectoryContract
 from wsock.testing.contracts.message_store import MessageStoreContract, make_message
@@ -107,12 +118,11 @@ class AppendTests(MongoTestCase):
         return (await self.store.page(app, "room", HistoryQuery(limit=limit, direction="forward"))).messages
 
     async def rejected(self, *messages: Message) -> dict[str, str]:
-        """Why messages were rejected, by id; the error tells the app too."""
+        """Why messages were rejected, by id."""
         try:
             await self.store.append("app", list(messages))
-        except MessagesRejected as e:
-            self.assertEqual(e.app, "app")
-            return {rejected.message.id: rejected.reason for rejected in e.rejected}
+        except Rejected as e:
+            return {message.id: reason for message, reason in e.reasons}
         self.fail("nothing was rejected")
 
     async def test_another_message_in_the_place(self) -> None:
@@ -471,8 +481,9 @@ class LoginTests(MongoTestCase):
                     pwd=f"p@ss:{database}",
                     roles=[{"role": "readWrite", "db": "wsock"}],
                     mechanisms=["SCRAM-SHA-1"],
-                    writeConcern={"w": 1, "j": True},
                 )
+            # A user is not on the disk yet; a write that is brings along what was written before.
+            client.get_database("wsock", write_concern=WriteConcern(w=1, j=True)).get_collection("x").insert_one({})
         self.server.arguments.append("--auth")
         self.server.restart()
 
@@ -567,6 +578,50 @@ class SettingsTests(MongoTestCase):
         self.assertIn("name another database", str(caught.exception))
 
 
+class TlsTests(MongoTestCase):
+    """A server that speaks TLS, with a certificate for localhost that no public authority signed."""
+
+    async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
+        if os.environ.get("WSOCK_TEST_MONGOD"):
+            raise SkipTest("the options are SecantusDB's")
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        self.certificate, key = _write_certificate(directory, "localhost")
+        self.server = private_mongo(self, "--tls-cert-file", str(self.certificate), "--tls-key-file", str(key))
+
+    def url(self, host: str, options: str) -> str:
+        """A URL of the server by one of its names."""
+        return f"mongodb://{host}:{self.server.port}/wsock?{options}"
+
+    async def test_trusted(self) -> None:
+        """With the authority in tlsCAFile every connection of the pool is made, and what is appended is there."""
+        database = await self.open(self.url("localhost", f"tls=true&tlsCAFile={quote(str(self.certificate), safe='')}"))
+        store = MongoMessages(database)
+
+        await gatherResults(
+            [Deferred.fromCoroutine(store.append("app", [make_message(n)])) for n in range(20)], consumeErrors=True
+        )
+
+        self.assertEqual(len((await store.page("app", "room", HistoryQuery())).messages), 20)
+
+    async def test_untrusted(self) -> None:
+        """Without it, or under another name, the certificate is refused, and the text says what to check."""
+        for host, options in (
+            ("localhost", "tls=true"),
+            ("127.0.0.1", f"tls=true&tlsCAFile={quote(str(self.certificate), safe='')}"),
+        ):
+            with self.assertRaises(ConfigError) as caught:
+                await self.database(self.url(host, options)).start()
+            self.assertIn("tlsCAFile", str(caught.exception))
+
+    async def test_plain(self) -> None:
+        """Without TLS in the URL the text names the option."""
+        with self.assertRaises(Unavailable) as caught:
+            await self.database(self.url("localhost", ""), connect_seconds=1.0).start()
+
+        self.assertIn("tls=true", caught.exception.text)
+
+
 class UrlTests(SynchronousTestCase):
     """Reading a URL; no server is asked."""
 
@@ -620,3 +675,26 @@ def _client(url: str) -> MongoClient[dict[str, Any]]:
 
 def _key_of(app: str) -> Key:
     return Key(id=f"key-{app}", app=app, name="First", created_at=1)
+
+
+def _write_certificate(directory: Path, host: str) -> tuple[Path, Path]:
+    """A certificate that is its own authority, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = directory / "certificate.pem", directory / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return paths

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactor
 
 from tests.base import SynchronousTestCase
+from wsock import config as config_module
 from wsock.config import Config, describe, endpoints, load, resolve
 from wsock.errors import ConfigError
 

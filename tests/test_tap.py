@@ -16,7 +16,7 @@ from twisted.internet.testing import MemoryReactor
 from twisted.logger import FileLogObserver, ILogObserver, Logger, LogPublisher, textFileLogObserver
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
-from twisted.scripts.twistd import ServerOptions
+from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]  # made on import, for the system
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 

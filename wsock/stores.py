@@ -15,7 +15,8 @@ from wsock.backends.memory_counters import MemoryCounters
 from wsock.backends.memory_directory import MemoryDirectory
 from wsock.backends.memory_presence import MemoryPresence
 from wsock.backends.memory_store import MemoryMessages
-from wsock.backends.redis import Durability, LogHistory, RedisBroker, RedisQueue
+from wsock.backends.mongo import MongoDatabase, MongoDirectory, MongoMessages
+from wsock.backends.redis import Durability, LogHistory, MergedHistory, RedisBroker, RedisQueue
 from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages
 from wsock.backends.sqlite_file import lock
 from wsock.config import Config
@@ -58,7 +59,6 @@ class Stores:
     counters: ICounters
     parts: tuple[_Part, ...] = ()
     queues: tuple[IWorkQueue, ...] = ()
-    persisted: IMessageStore | None = None
     trim: Callable[[], None] = lambda: None
     is_up: Callable[[], bool] = lambda: True
     started: list[_Part] = field(default_factory=list)
@@ -146,6 +146,12 @@ def _cluster(config: Config, reactor: Any, new_name: Callable[[], str]) -> Store
     history: IMessageStore = LogHistory(broker)
     directory: IDirectory = MemoryDirectory()
     queues: tuple[RedisQueue, ...] = ()
+    if config.mongo.url:
+        database = MongoDatabase(config.mongo.url, reactor)
+        history = MergedHistory(MongoMessages(database, ttl_seconds=config.history.ttl_seconds), broker)
+        directory = directory if config.dev else MongoDirectory(database)
+        queues = tuple(RedisQueue(shard, node, config.recovery.seconds) for shard in broker.shards)
+        parts = [database, broker, *queues]
     return Stores(
         broker=broker,
         history=history,

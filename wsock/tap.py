@@ -39,7 +39,8 @@ from zope.interface import implementer
 
 from wsock.config import Config, endpoints, load
 from wsock.errors import ConfigError
-from wsock.workers import Worker, Workers, is_worker, python
+from wsock.kept import python
+from wsock.workers import Worker, Workers, is_worker
 
 __all__ = ["Options", "Program", "RedactingObserver", "json_observer", "makeService", "redacted"]
 

@@ -14,26 +14,18 @@ Without ``--redis`` the workers meet in a Redis of their own, on a UNIX socket, 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import shutil
-import signal
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from socket import socket
 from typing import Any
 
 from msgspec import structs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.internet.protocol import ClientFactory, Factory, ProcessProtocol, Protocol
-from twisted.internet.task import LoopingCall
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -41,135 +33,14 @@ from zope.interface import implementer
 from wsock.config import Config, endpoints
 from wsock.edges.listening import bind_shared, check_free
 from wsock.errors import ConfigError
+from wsock.kept import Command, Kept, importing_alike
+from wsock.own_redis import OwnRedis
 
-__all__ = ["Command", "Kept", "OwnRedis", "Reservation", "Worker", "Workers", "is_worker", "python"]
+__all__ = ["Reservation", "Worker", "Workers", "is_worker", "worker_environment"]
 
 _MARK = "_WSOCK_WORKER"
 _REPORT_FD = 3
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
-_WELL_AFTER_SECONDS = 60.0
 _KILL_AFTER_SECONDS = 5.0
-_PING_SECONDS = 0.1
-_SOCKET_PATH = re.compile(r"[\w./@+-]{1,100}", re.ASCII)  # what fits into a URL and into an address of the system
-_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """A program as it is started. ``descriptors`` are its file descriptors, as ``spawnProcess`` takes them."""
-
-    arguments: Sequence[str]
-    environment: Mapping[str, str]
-    descriptors: Mapping[int, int | str]
-
-
-class Kept:
-    """A program that is kept running: when it ends it is started again, after a pause that grows.
-
-    With ``must_start`` it is given up when it ends before it was ready the first time. ``name`` is for the log.
-    """
-
-    _log = Logger()
-
-    def __init__(self, name: str, command: Command, reactor: Any, *, must_start: bool = False) -> None:
-        self._name = name
-        self._command = command
-        self._reactor = reactor
-        self._must_start = must_start
-        self._transport: Any = None
-        self._since = 0.0
-        self._failures = 0
-        self._pause: Any = None
-        self._ready: Deferred[None] | None = None
-        self._stopping: Deferred[None] | None = None
-
-    def start(self) -> Deferred[None]:
-        """Starts it. Fires when it is ready for the first time; with ``must_start``, fails when that can't be."""
-        self._ready = Deferred()
-        self._spawn()
-        return self._ready
-
-    def is_ready(self) -> None:
-        """The program serves."""
-        ready, self._ready = self._ready, None
-        if ready is not None:
-            ready.callback(None)
-
-    def stop(self, ask: Callable[[Any], None], seconds: float) -> Deferred[None]:
-        """Asks its process to end, and kills it after so many seconds. Fires when there is none."""
-        self._ready = None
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-        if self._transport is None:
-            return succeed(None)
-        ended: Deferred[None] = Deferred()
-        self._stopping = ended
-        ask(self._transport)
-        killing = self._reactor.callLater(seconds, self._kill)
-        return ended.addCallback(lambda _: killing.cancel() if killing.active() else None)
-
-    def _spawn(self) -> None:
-        self._pause = None
-        self._since = self._reactor.seconds()
-        command = self._command
-        self._transport = self._reactor.spawnProcess(
-            _Watch(self),
-            command.arguments[0],
-            list(command.arguments),
-            env=dict(command.environment),
-            childFDs=dict(command.descriptors),
-        )
-        self._log.info("{name} runs as process {pid}", name=self._name, pid=self._transport.pid)
-
-    def _kill(self) -> None:
-        self._log.warn("{name} did not end in time and is killed", name=self._name)
-        self._transport.signalProcess("KILL")
-
-    def ended(self, reason: Failure) -> None:
-        """Its process has ended."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.loseConnection()  # what of its pipes is still open
-        stopping, self._stopping = self._stopping, None
-        if stopping is not None:
-            stopping.callback(None)
-            return
-        how = _how_it_ended(reason.value)
-        ready = self._ready
-        if ready is not None and self._must_start:
-            self._ready = None
-            ready.errback(ConfigError(f"{self._name} {how} before it served; what it said stands above"))
-            return
-        self._start_again(how)
-
-    def _start_again(self, how: str) -> None:
-        is_well = self._reactor.seconds() - self._since >= _WELL_AFTER_SECONDS
-        self._failures = 0 if is_well else self._failures + 1
-        pause = min(_FIRST_PAUSE_SECONDS * 2 ** max(self._failures - 1, 0), _LONGEST_PAUSE_SECONDS)
-        self._log.error("{name} {how}; it is started again in {pause} s", name=self._name, how=how, pause=pause)
-        self._pause = self._reactor.callLater(pause, self._spawn)
-
-
-class _Watch(ProcessProtocol):
-    """Tells a :class:`Kept` about one process."""
-
-    def __init__(self, kept: Kept) -> None:
-        self._kept = kept
-
-    def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N802, N803  # Twisted's names
-        """The only thing that it says is that it serves."""
-        self._kept.is_ready()
-
-    def processExited(self, reason: Failure) -> None:  # noqa: N802  # Twisted's name
-        """Somebody else may still hold its pipes; that is no reason to wait."""
-        self._kept.ended(reason)
-
-
-def _how_it_ended(value: Any) -> str:
-    if value.signal is not None:
-        return f"was ended by signal {value.signal}"
-    return f"ended with status {value.exitCode}"
 
 
 class Reservation:
@@ -293,16 +164,10 @@ def _with_port(text: str, port: int) -> str:
     return re.sub(r"^((?:haproxy:)?(?:tcp6?|ssl):|.*:port=)(port=)?0(?=:|$)", rf"\g<1>\g<2>{port}", text)
 
 
-def python(*arguments: str) -> list[str]:
-    """A command line of this Python."""
-    return [sys.executable, "-P", *arguments]
-
-
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of a worker: it imports from where this process does, and shares its ports."""
     kept = {name: value for name, value in environ.items() if not name.startswith("LISTEN_")}
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    return {**kept, "PYTHONPATH": path, "WSOCK_REUSE_PORT": "true", _MARK: "1"}
+    return {**importing_alike(kept), "WSOCK_REUSE_PORT": "true", _MARK: "1"}
 
 
 def is_worker(environ: Mapping[str, str]) -> bool:
@@ -381,145 +246,3 @@ class _Lifeline:
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802  # Twisted's name
         """See IFileDescriptor."""
         self._end()
-
-
-class OwnRedis:
-    """A Redis-compatible server of the workers' own, kept running. No TCP port, nobody else's user.
-
-    Outside ``--dev`` a message is on its disk before it is acknowledged. Raises :class:`ConfigError` when no such
-    program is on the PATH.
-    """
-
-    def __init__(self, config: Config, *, reactor: Any, environ: Mapping[str, str]) -> None:
-        path = environ.get("PATH", "")
-        program = shutil.which("redis-server", path=path) or shutil.which("valkey-server", path=path)
-        if program is None:
-            raise ConfigError(
-                "workers: several processes meet in Redis, and neither redis-server nor valkey-server is on the PATH:"
-                " install one, or give the URL of a running one as --redis"
-            )
-        self._program = program
-        self._config = config
-        self._reactor = reactor
-        self._environ = environ
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._kept: Kept | None = None
-
-    async def start(self) -> str:
-        """Starts it. Its URL, as soon as it answers; raises :class:`ConfigError` when it can't start."""
-        directory = self._directory()
-        address = str(directory / "redis.sock")
-        if not _SOCKET_PATH.fullmatch(address):
-            address = f"{self._temporary_directory()}/redis.sock"
-        launcher = python("-c", "from wsock.workers import launch; launch()", str(directory / "lock"), str(os.getpid()))
-        command = Command(
-            arguments=[*launcher, self._program, *_redis_arguments(directory, address, is_kept=not self._config.dev)],
-            environment={**self._environ, "PYTHONPATH": worker_environment({})["PYTHONPATH"]},
-            descriptors={1: 1, 2: 2},
-        )
-        self._kept = Kept("the workers' Redis", command, self._reactor, must_start=True)
-        starting = self._kept.start()
-        asking = LoopingCall(self._reactor.connectUNIX, address, _Ping(self._kept.is_ready))
-        asking.clock = self._reactor
-        asking.start(_PING_SECONDS, now=False)
-        try:
-            await starting
-        finally:
-            asking.stop()
-        return f"unix://{address}"
-
-    async def stop(self) -> None:
-        """Ends it, when nobody needs it any more."""
-        if self._kept is not None:
-            await self._kept.stop(lambda transport: transport.signalProcess("TERM"), _KILL_AFTER_SECONDS)
-        if self._temporary is not None:
-            self._temporary.cleanup()
-
-    def _directory(self) -> Path:
-        if self._config.dev:
-            return Path(self._temporary_directory())
-        directory = Path(self._config.data).absolute() / "redis"
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as e:
-            raise ConfigError(f"data: Redis can't keep its files in {directory}: {e.strerror}") from e
-        return directory
-
-    def _temporary_directory(self) -> str:
-        if self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="wsock-", ignore_cleanup_errors=True)
-        return self._temporary.name
-
-
-def _redis_arguments(directory: Path, address: str, *, is_kept: bool) -> list[str]:
-    settings = {
-        "port": "0",
-        "unixsocket": address,
-        "unixsocketperm": "700",
-        "dir": str(directory),
-        "save": "",
-        "appendonly": "yes" if is_kept else "no",
-        "appendfsync": "always",
-        "daemonize": "no",
-        "loglevel": "warning",
-    }
-    return [word for name, value in settings.items() for word in (f"--{name}", value)]
-
-
-class _Ping(ClientFactory):
-    """Asks a Redis whether it can be used yet."""
-
-    noisy = False
-
-    def __init__(self, answered: Callable[[], None]) -> None:
-        self._answered = answered
-
-    def buildProtocol(self, addr: object) -> Protocol:
-        """See IProtocolFactory."""
-        return _Pinging(self._answered)
-
-
-class _Pinging(Protocol):
-    """One question."""
-
-    def __init__(self, answered: Callable[[], None]) -> None:
-        self._answered = answered
-
-    def connectionMade(self) -> None:
-        """Asks."""
-        assert self.transport is not None
-        self.transport.write(b"PING\r\n")
-
-    def dataReceived(self, data: bytes) -> None:
-        """One that still reads its files says that it is loading, and is asked again."""
-        if data.startswith(b"+PONG"):
-            self._answered()
-        assert self.transport is not None
-        self.transport.loseConnection()
-
-
-def launch() -> None:
-    """Becomes the program behind the name of a lock file and the number of the parent process.
-
-    Whoever becomes it holds the lock for as long as it lives, so that no two write the same files. It is away from the
-    terminal, whose Ctrl-C is not meant for it, and ends with its parent where the system can do that (Linux).
-    """
-    lock, parent, *arguments = sys.argv[1:]
-    held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        sys.exit(f"wsocket: another Redis uses {os.path.dirname(lock)}: end the server that it belongs to")
-    os.set_inheritable(held, True)
-    os.setsid()
-    if sys.platform == "linux":
-        _end_with_parent()
-    if os.getppid() != int(parent):
-        sys.exit("wsocket: the process that wanted Redis is gone")
-    os.execv(arguments[0], arguments)
-
-
-def _end_with_parent() -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGTERM)

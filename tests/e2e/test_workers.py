@@ -98,6 +98,7 @@ class WorkersTests(ProgramTestCase):
         program.terminate()
         self.assert_graceful(program)
         self.assert_ended(worker_pids(program))
+        self.assertRaises(ConnectionResetError, alive[0].event)  # to come back to another node
 
     def test_own_redis(self) -> None:
         """With a Redis on the PATH none has to run; all end together."""

@@ -10,6 +10,6 @@ A database is started before and stopped after what uses it::
 
 from wsock.backends.mongo_database import MongoDatabase
 from wsock.backends.mongo_directory import MongoDirectory
-from wsock.backends.mongo_messages import MessagesRejected, MongoMessages, RejectedMessage
+from wsock.backends.mongo_messages import MongoMessages
 
-__all__ = ["MessagesRejected", "MongoDatabase", "MongoDirectory", "MongoMessages", "RejectedMessage"]
+__all__ = ["MongoDatabase", "MongoDirectory", "MongoMessages"]

@@ -19,13 +19,12 @@ from pymongo.errors import (
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectionClosed
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from txmongo.connection import ConnectionPool
 from txmongo.errors import TimeExceeded
-from zope.interface import implementer
 
+from wsock.backends.mongo_pool import connect
 from wsock.backends.mongo_probe import check
 from wsock.backends.mongo_schema import APPS, INDEXES, Index
 from wsock.backends.mongo_url import MongoUrl, read_url
@@ -79,31 +78,6 @@ class _Outage:
         return Unavailable(f"the message store can't be {self._act} now; repeat the request later")
 
 
-@implementer(IOpenSSLClientConnectionCreator)
-class _Tls:
-    """TLS for the driver's connections: each server has to show a certificate of the name it is known by.
-
-    The driver takes one maker of TLS for all servers, and connects its pings to numeric addresses.
-    """
-
-    def __init__(self, url: MongoUrl) -> None:
-        self._url = url
-        self._names = {address.host for address in url.addresses}
-        self.pool: Any = None
-
-    def clientConnectionForTLS(self, tls_protocol: Any) -> Any:  # noqa: N802
-        """Twisted's hook."""
-        name = self._name(tls_protocol.factory.wrappedFactory.connector.host)
-        return self._url.tls(name).clientConnectionForTLS(tls_protocol)
-
-    def _name(self, host: str) -> str:
-        if host not in self._names:
-            for connection in self.pool.getprotocols():
-                if connection.instance and connection.instance.transport.getPeer().host == host:
-                    return str(connection.connector.host)
-        return host
-
-
 class MongoDatabase:
     """A database of a MongoDB, which may be shared with other servers of the cluster.
 
@@ -152,7 +126,7 @@ class MongoDatabase:
         with a line that tells why, and without the password. Nothing stays open then, and it may be called again.
         """
         await check(self._url, self._reactor, self._connect_seconds)
-        self._pool = self._connect()
+        self._pool = connect(self._url, self._pool_size, int(self._operation_seconds * 800))
         self._is_open = True
         try:
             await self._explained(_look, self._operation_seconds)
@@ -303,29 +277,6 @@ class MongoDatabase:
             await database.command("createIndexes", collection, indexes=documents)
 
         return make
-
-    def _connect(self) -> Any:
-        url = self._url
-        tls = _Tls(url) if url.is_tls else None
-        pool = ConnectionPool(
-            url.driver_url,
-            pool_size=self._pool_size,
-            ssl_context_factory=tls,
-            ping_interval=5,
-            ping_timeout=5,
-            # Within it the TCP connection and the first answer each have to come.
-            retry_delay=2.0,
-            max_delay=5.0,
-            w="majority" if url.w is None else url.w,
-            j=True if url.journal is None else url.journal,
-            wtimeout=url.wtimeout_ms or int(self._operation_seconds * 800),
-        )
-        if tls is not None:
-            tls.pool = pool
-        if url.user:
-            # The driver takes credentials out of a URL only if it names a database too.
-            pool.authenticate(url.auth_source, url.user, url.password, "SCRAM-SHA-1")
-        return pool
 
     async def _drain(self) -> None:
         if self._doing and self.is_available:

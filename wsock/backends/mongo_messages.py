@@ -7,7 +7,6 @@ failure. Its data is kept as bytes: they come back as they were.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -23,10 +22,10 @@ from zope.interface import implementer
 from wsock.backends.mongo_database import SYSTEMIC_CODES, MongoDatabase
 from wsock.backends.mongo_schema import MESSAGES
 from wsock.errors import Unavailable
-from wsock.interfaces import IMessageStore
+from wsock.interfaces import IMessageStore, Rejected
 from wsock.protocol.messages import HistoryQuery, Message, Page
 
-__all__ = ["MessagesRejected", "MongoMessages", "RejectedMessage"]
+__all__ = ["MongoMessages"]
 
 _Document = dict[str, Any]
 
@@ -40,22 +39,7 @@ _LOOKUPS_AT_ONCE = 8
 # How many more are read than a page has, so that a few equal timestamps at its end cost no further query.
 _AHEAD = 4
 
-
-@dataclass(frozen=True, slots=True)
-class RejectedMessage:
-    """A message that can't be stored, however often it is tried, and why."""
-
-    message: Message
-    reason: str
-
-
-class MessagesRejected(Exception):
-    """Some messages can't be stored; the others of the same call are."""
-
-    def __init__(self, app: str, rejected: Sequence[RejectedMessage]) -> None:
-        super().__init__(f"{len(rejected)} messages of app {app} can't be stored, the first: {rejected[0].reason}")
-        self.app = app
-        self.rejected = tuple(rejected)
+_Rejection = tuple[Message, str]
 
 
 @implementer(IMessageStore)
@@ -74,21 +58,21 @@ class MongoMessages:
         """Stores messages, on the majority's disks: see :class:`IMessageStore`.
 
         What :class:`Unavailable` ends may have been stored in part; it is repeated as a whole. Raises
-        :class:`MessagesRejected` for messages that MongoDB does not take, and for those whose place is taken by a
+        :class:`Rejected` for messages that MongoDB does not take, and for those whose place is taken by a
         message with another id; the others are stored then.
         """
-        rejected = []
+        rejected: list[_Rejection] = []
         storable = []
         for message in messages:
             document = self._document(app, message)
             if reason := _unstorable(document):
-                rejected.append(RejectedMessage(message, reason))
+                rejected.append((message, reason))
             else:
                 storable.append((message, document))
         if storable:
             rejected += await self._insert(app, [message for message, _ in storable], [d for _, d in storable])
         if rejected:
-            raise MessagesRejected(app, rejected)
+            raise Rejected(rejected)
 
     async def page(self, app: str, channel: str, query: HistoryQuery) -> Page:
         """A page of the past: see :class:`IMessageStore`."""
@@ -119,19 +103,19 @@ class MongoMessages:
             document["expires_at"] = _date((message.timestamp + self._ttl_ms) / 1000)
         return document
 
-    async def _insert(self, app: str, messages: Sequence[Message], documents: list[_Document]) -> list[RejectedMessage]:
+    async def _insert(self, app: str, messages: Sequence[Message], documents: list[_Document]) -> list[_Rejection]:
         errors = await self._database.write(partial(_insert_many, documents))
-        rejected = []
+        rejected: list[_Rejection] = []
         duplicates = []
         for error in errors:
             message = messages[error["index"]]
             if error["code"] == _DUPLICATE:
                 duplicates.append(message)
             else:
-                rejected.append(RejectedMessage(message, f"MongoDB rejects it: {_error_text(error)}"))
+                rejected.append((message, f"MongoDB rejects it: {_error_text(error)}"))
         return rejected + await self._conflicts(app, duplicates)
 
-    async def _conflicts(self, app: str, duplicates: Sequence[Message]) -> list[RejectedMessage]:
+    async def _conflicts(self, app: str, duplicates: Sequence[Message]) -> list[_Rejection]:
         """Which of the messages, whose places are taken, are not the ones that are there."""
         places: dict[tuple[str, str], list[Message]] = {}
         for message in duplicates:
@@ -142,20 +126,20 @@ class MongoMessages:
         )
         return list(chain.from_iterable(compared))
 
-    def _compare(self, app: str, messages: Sequence[Message]) -> Deferred[list[RejectedMessage]]:
+    def _compare(self, app: str, messages: Sequence[Message]) -> Deferred[list[_Rejection]]:
         return Deferred.fromCoroutine(self._differing(app, messages))
 
-    async def _differing(self, app: str, messages: Sequence[Message]) -> list[RejectedMessage]:
+    async def _differing(self, app: str, messages: Sequence[Message]) -> list[_Rejection]:
         """Which of the messages of one channel and epoch have other ids than what is stored in their places."""
         stored = await self._database.read(partial(_ids, app, messages))
-        rejected = []
+        rejected: list[_Rejection] = []
         for message in messages:
             id = stored.get(message.sequence)
             if id is None:
                 raise Unavailable("a stored message expired while it was compared; repeat the request")
             if id != message.id:
                 place = f"{message.epoch}:{message.sequence} of channel {message.channel}"
-                rejected.append(RejectedMessage(message, f"the place {place} is taken by the message {id}"))
+                rejected.append((message, f"the place {place} is taken by the message {id}"))
         return rejected
 
 

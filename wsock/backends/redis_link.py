@@ -275,7 +275,7 @@ class RedisConnection:
 
     def _reload(self, failure: Failure, script: Script, arguments: tuple[Any, ...]) -> Any:
         """Somebody flushed the scripts: the answer is late, but nothing was carried out and nothing overtook it."""
-        if not failure.check(txredisapi.ScriptDoesNotExist):
+        if not str(failure.value).startswith("NOSCRIPT"):
             return failure
         return self.call("EVAL", script.text, 0, *arguments)
 
