@@ -250,9 +250,9 @@ def _messages(channel: str, rows: Iterable[_Document]) -> list[Message]:
             channel,
             row["id"],
             Raw(row["data"]),
-            row["timestamp"],
+            int(row["timestamp"]),  # what the driver makes of a number is a subclass that not everybody takes
             row["publisher"],
-            row["sequence"],
+            int(row["sequence"]),
             row["epoch"],
             row["persist"],
         )

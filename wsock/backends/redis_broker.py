@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -32,7 +32,7 @@ from wsock.interfaces import IBroker, IReceiver
 from wsock.protocol.messages import Located, Message, Publication, Receipt
 from wsock.protocol.position import Position
 
-__all__ = ["Durability", "RedisBroker", "RedisShard", "entry_message"]
+__all__ = ["Durability", "IAttached", "RedisBroker", "RedisShard", "entry_message"]
 
 _PROBE_SECONDS = 4.0
 _QUIET_CHECK_SECONDS = 30.0
@@ -85,6 +85,31 @@ class Durability(msgspec.Struct, frozen=True, kw_only=True):
     replica_seconds: float = 1.0
 
 
+class IAttached(Protocol):
+    """An attached channel, as the feed sees it. ``is_wanted``: whether the receiver is told of it now."""
+
+    app: str
+    channel: str
+    topic: bytes
+    is_wanted: bool
+
+
+class PresenceFeed(Protocol):
+    """Who is told of the presence changes of one server's attached channels. Channels are named by their topics."""
+
+    async def attach(self, attached: IAttached, version: bytes) -> None:
+        """The channel is subscribed; its members had this version then. Awaited before it counts as attached."""
+
+    def announced(self, attached: IAttached, payload: bytes) -> None:
+        """A change arrived, be the channel attached or on its way to it."""
+
+    def detach(self, topic: bytes) -> None:
+        """Nothing more arrives of this channel."""
+
+    def reconnected(self) -> None:
+        """Changes may have been missed."""
+
+
 class RedisShard:
     """One Redis server of the cluster, as one node uses it."""
 
@@ -106,13 +131,14 @@ class RedisShard:
         self._options = _options(durability)
         self._gen = ""
         self._attached: dict[bytes, _Attached] = {}
+        self.presence: PresenceFeed | None = None
         self._held: deque[tuple[bytes, bytes]] | None = None
         self._repairing: Deferred[None] | None = None
         self._probe_at: float | None = None
         self._probe_topic = f"wsock:probe:{node}".encode()
         self._url = url
         scripts = (_publish, _heads, _read, _locate, _open)
-        self.commands = RedisConnection(url, reactor, scripts=scripts, prepare=self._open)
+        self.commands = RedisConnection(url, reactor, scripts=scripts, prepare=self.open)
         self.queries = RedisConnection(url, reactor, scripts=scripts)
         self._subscriptions = RedisConnection(
             url, reactor, prepare=self._subscribe_all, build=lambda: Subscriptions(self._received)
@@ -159,7 +185,7 @@ class RedisShard:
         """One more connection to the same server, for commands that may wait."""
         return RedisConnection(self._url, self._reactor, scripts=scripts, prepare=prepare)
 
-    async def _open(self, connection: RedisConnection) -> None:
+    async def open(self, connection: RedisConnection) -> None:
         """A new connection may be to a new process: what it kept of its past is another generation."""
         info = await connection.call("INFO", "server")
         run = next((line[7:] for line in info.split(b"\r\n") if line.startswith(b"run_id:")), b"")
@@ -173,7 +199,7 @@ class RedisShard:
         except Exception as e:
             if not str(e).startswith("STALE"):
                 raise
-        await self._open(connection)
+        await self.open(connection)
         return await connection.run(script, self._gen, *arguments)
 
     # Publishing.
@@ -217,12 +243,15 @@ class RedisShard:
         await self._subscriptions.call("SUBSCRIBE", attached.topic)
         [head] = await self.scripted(self.commands, _heads, attached.app, attached.channel)
         attached.move(Position(head[0].decode(), head[1]))
+        if self.presence is not None:
+            await self.presence.attach(attached, head[3])
         waiting, attached.waiting = attached.waiting or [], None
         for subscribed in waiting:
             subscribed.callback(None)
 
     def _forget(self, attached: _Attached, failure: Failure) -> None:
         self._attached.pop(attached.topic, None)
+        self._presence_detached(attached)
         waiting, attached.waiting = attached.waiting or [], None
         for subscribed in waiting:
             subscribed.errback(failure)
@@ -237,8 +266,13 @@ class RedisShard:
     def _unsubscribe(self, attached: _Attached) -> None:
         if not attached.is_wanted and self._attached.get(attached.topic) is attached:
             del self._attached[attached.topic]
+            self._presence_detached(attached)
             # When that fails the connection is lost, and with it the subscription.
             self._subscriptions.call("UNSUBSCRIBE", attached.topic).addErrback(lambda _: None)
+
+    def _presence_detached(self, attached: _Attached) -> None:
+        if self.presence is not None:
+            self.presence.detach(attached.topic)
 
     async def _subscribe_all(self, connection: RedisConnection) -> None:
         """A new pub/sub connection: everything again, and a look at what was missed."""
@@ -268,10 +302,13 @@ class RedisShard:
 
     def _deliver(self, topic: bytes, payload: bytes) -> None:
         attached = self._attached.get(topic)
-        if attached is None or attached.waiting is not None:
+        if attached is None:
             return
         kind, rest = payload[:2], payload[2:]
-        if kind == b"m ":
+        if kind == b"p ":
+            if self.presence is not None:
+                self.presence.announced(attached, rest)
+        elif kind == b"m " and attached.waiting is None:
             self._deliver_message(attached, rest)
 
     def _deliver_message(self, attached: _Attached, payload: bytes) -> None:
@@ -303,6 +340,8 @@ class RedisShard:
     # Repair.
 
     def _look_at_all(self) -> None:
+        if self.presence is not None:
+            self.presence.reconnected()
         self._repair([attached for attached in self._attached.values() if attached.waiting is None])
 
     def _repair(self, suspects: list[_Attached]) -> None:
@@ -454,7 +493,8 @@ class _Past:
 class RedisBroker:
     """Carries messages between the nodes of a cluster through one or several Redis servers.
 
-    ``node`` names this process, unlike any other; ``new_name`` makes names that never were.
+    ``node`` names this process, unlike any other; ``new_name`` makes names that never were. ``occupancy`` is told of the
+    channels that this node has subscribers in, or has no more.
     """
 
     def __init__(
@@ -470,6 +510,7 @@ class RedisBroker:
         self.shards = [
             RedisShard(RedisUrl.parse(url), reactor, node, new_name, durability, backlog_bytes) for url in urls
         ]
+        self.occupancy: Callable[[str, str, bool], None] = lambda app, channel, is_occupied: None
         self._ring = Ring(len(self.shards))
         self._slack_ms = _SLACK_MS if len(self.shards) > 1 else 0
 
@@ -508,6 +549,14 @@ class RedisBroker:
     def detach(self, app: str, channel: str) -> None:
         """Delivers them no more."""
         self.shard(app, channel).detach(app, channel)
+
+    def occupy(self, app: str, channel: str) -> None:
+        """This node has subscribers in the channel."""
+        self.occupancy(app, channel, True)
+
+    def vacate(self, app: str, channel: str) -> None:
+        """This node has none there any more."""
+        self.occupancy(app, channel, False)
 
     async def position(self, app: str, channel: str) -> Position:
         """Where the channel stands."""

@@ -175,10 +175,10 @@ class Script:
     digest: str
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        """Reads ``lua/<name>.lua``, with the shared functions before it."""
+    def load(cls, name: str, *parts: str) -> Script:
+        """Reads ``lua/<name>.lua``, with the shared functions and these parts before it."""
         folder = importlib.resources.files("wsock.backends") / "lua"
-        text = (folder / "shared.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8")
+        text = "".join((folder / f"{part}.lua").read_text("utf-8") for part in ("shared", *parts, name))
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -1,6 +1,6 @@
 -- Where channels stand. ARGV: expected generation, then app, channel, app, channel, …
 -- A channel that is unknown gets a head, so that its position stays the same until somebody publishes.
--- Returns for each {epoch, sequence, timestamp}.
+-- Returns for each {epoch, sequence, timestamp, version of the members}.
 local gen = redis.call('HGET', meta_key, 'gen')
 if gen ~= ARGV[1] then return redis.error_reply('STALE the generation is ' .. tostring(gen)) end
 local answers = {}
@@ -12,6 +12,7 @@ for i = 2, #ARGV, 2 do
     redis.call('HSET', head, 'e', epoch, 'g', gen, 's', 0, 'u', 0)
     redis.call('PEXPIRE', head, head_ms)
   end
-  answers[#answers + 1] = {epoch, tonumber(sequence), tonumber(timestamp or 0)}
+  answers[#answers + 1] = {epoch, tonumber(sequence), tonumber(timestamp or 0),
+    redis.call('GET', version_key(ARGV[i], ARGV[i + 1])) or '0'}
 end
 return answers

@@ -6,7 +6,7 @@
 --          pe and ps the epoch before e and the last sequence that was kept of it
 --   log    stream: an entry for each message, its id is <sequence>-<timestamp>; b body, e epoch, q queue number
 -- and for the whole server:
---   meta   hash: run (the server process that the generation belongs to), gen, epochs (a counter)
+--   meta   hash: run (the server process that the generation belongs to), gen, since (when it began), counters
 --   queue  stream: what has to be persisted and told, in order; its ids are <queue number>-0
 local prefix = 'wsock:'
 local meta_key = prefix .. 'meta'
@@ -15,6 +15,8 @@ local queue_key = prefix .. 'queue'
 local function head_key(app, channel) return prefix .. 'head:' .. app .. ':' .. channel end
 local function log_key(app, channel) return prefix .. 'log:' .. app .. ':' .. channel end
 local function topic_key(app, channel) return prefix .. 'topic:' .. app .. ':' .. channel end
+-- The last change of the channel's members: <generation>.<number>.
+local function version_key(app, channel) return prefix .. 'version:' .. #app .. ':' .. app .. ':' .. channel end
 local function clock_key(app) return prefix .. 'clock:' .. app end
 local function id_key(app, id) return prefix .. 'id:' .. app .. ':' .. id end
 
