@@ -114,5 +114,5 @@ def start_twistd(case: TestCase, *arguments: str, env: Mapping[str, str] | None 
 async def start_dev_server(case: TestCase, port: int = 0) -> tuple[Child, int]:
     """A server with ``--dev`` on loopback, and its port."""
     server = start_twistd(case, "wsocket", "--dev", "--listen", f"tcp:{port}:interface=127.0.0.1")
-    match = await server.says(r"serves on ws://127\.0\.0\.1:(\d+)")
+    match = await server.says(r"serves on (?:ws://)?127\.0\.0\.1:(\d+)")
     return server, int(match[1])

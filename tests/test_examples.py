@@ -118,7 +118,7 @@ class ExampleTests(TestCase):
             env={"LISTEN": loopback, "WSOCK_LISTEN": loopback},
         )
         port = int((await program.says(r"^.*\bSite starting on (\d+)"))[1])
-        await program.says("serves on ws://")
+        await program.says("serves on ")
         listener = await deferToThread(self.listen, f"ws://127.0.0.1:{port}/realtime/?key=demo", "visits")
 
         page = await deferToThread(fetch, f"http://127.0.0.1:{port}/")

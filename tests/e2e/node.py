@@ -52,6 +52,11 @@ class Program:
         return cls(sys.executable, *arguments, cwd=cwd, env=env)
 
     @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
+    @property
     def output(self) -> str:
         """What stands on standard output."""
         return self._texts["output"]

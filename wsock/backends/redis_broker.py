@@ -493,8 +493,8 @@ class _Past:
 class RedisBroker:
     """Carries messages between the nodes of a cluster through one or several Redis servers.
 
-    ``node`` names this process, unlike any other; ``new_name`` makes names that never were. ``occupancy`` is told of the
-    channels that this node has subscribers in, or has no more.
+    ``node`` names this process, unlike any other; ``new_name`` makes names that never were. ``occupancy`` is told of
+    the channels that this node has subscribers in, or has no more.
     """
 
     def __init__(
