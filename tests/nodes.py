@@ -109,6 +109,14 @@ class LateBroker:
         """Detaches at once."""
         self._broker.detach(app, channel)
 
+    def occupy(self, app: str, channel: str) -> None:
+        """Occupies at once."""
+        self._broker.occupy(app, channel)
+
+    def vacate(self, app: str, channel: str) -> None:
+        """Vacates at once."""
+        self._broker.vacate(app, channel)
+
     async def position(self, app: str, channel: str) -> Position:
         """Answers later."""
         return await self._later(self._broker.position(app, channel))

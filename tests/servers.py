@@ -41,6 +41,8 @@ __all__ = [
     "fresh_name",
     "free_port",
     "mongo_server",
+    "own_mongo",
+    "own_redis",
     "private_mongo",
     "private_redis",
     "redis_binary",
@@ -208,6 +210,20 @@ def mongo_server() -> MongoServer:
     if url := os.environ.get("WSOCK_TEST_MONGO_URL"):
         return MongoServer(_mongo_program, url)
     return _started(MongoServer(_mongo_program))
+
+
+def own_redis(*arguments: str) -> RedisServer:
+    """A Redis server for the caller alone, who closes it; with further words of its command line."""
+    server = RedisServer(_redis_program)
+    server.arguments.extend(arguments)
+    return _started(server)
+
+
+def own_mongo(*arguments: str) -> MongoServer:
+    """A MongoDB server for the caller alone, who closes it; with further words of its command line."""
+    server = MongoServer(_mongo_program)
+    server.arguments.extend(arguments)
+    return _started(server)
 
 
 def private_redis(case: TestCase, *arguments: str) -> RedisServer:

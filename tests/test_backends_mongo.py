@@ -28,7 +28,7 @@ from zope.interface import provider
 
 from tests.base import SynchronousTestCase, TestCase
 from tests.servers import free_port, fresh_mongo_url, fresh_name, mongo_server, private_mongo
-from wsock.backends.mongo import MongoDatabase, MongoDirectory, MongoMessages
+from wsock.backends.mongo import MongoDatabase, MongoDirectory, MongoMessages, MongoOutbox
 from wsock.backends.mongo_schema import ACCOUNTS, APPS, CREATIONS, KEYS, MESSAGES, Index
 from wsock.backends.mongo_url import Address, read_url
 from wsock.errors import ConfigError, Unavailable
@@ -36,6 +36,7 @@ from wsock.interfaces import Account, App, Key, Rejected
 from wsock.protocol.messages import HistoryQuery, Message
 from wsock.testing.contracts.directory import DirectoryContract
 from wsock.testing.contracts.message_store import MessageStoreContract, make_message
+from wsock.testing.contracts.outbox import OutboxContract
 
 APP = App(id="shop", name="Shop", created_at=1)
 KEY = Key(id="key-1", app="shop", name="Server", created_at=1, api_key_hash="ab" * 32)
@@ -105,6 +106,13 @@ class MongoDirectoryTests(DirectoryContract, MongoTestCase):
 
     async def make_directory(self) -> MongoDirectory:
         return MongoDirectory(await self.open())
+
+
+class MongoOutboxTests(OutboxContract, MongoTestCase):
+    """MongoDB is an IOutboxStore."""
+
+    async def make_outbox(self) -> MongoOutbox:
+        return MongoOutbox(await self.open())
 
 
 class AppendTests(MongoTestCase):

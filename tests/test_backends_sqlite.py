@@ -19,13 +19,14 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from zope.interface import provider
 
 from tests.base import TestCase
-from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages
+from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages, SqliteOutbox
 from wsock.backends.sqlite_file import load_migrations
 from wsock.errors import ConfigError, Unavailable
 from wsock.protocol.messages import HistoryQuery
 from wsock.testing.contracts.directory import DirectoryContract
 from wsock.testing.contracts.journal import JournalContract, JournalHistoryContract, records
 from wsock.testing.contracts.message_store import MessageStoreContract, make_message
+from wsock.testing.contracts.outbox import OutboxContract
 
 WRITER = """
 import sys
@@ -118,6 +119,13 @@ class SqliteDirectoryTests(DirectoryContract, SqliteTestCase):
 
     async def make_directory(self) -> SqliteDirectory:
         return SqliteDirectory(self.open())
+
+
+class SqliteOutboxTests(OutboxContract, SqliteTestCase):
+    """SQLite is an IOutboxStore."""
+
+    async def make_outbox(self) -> SqliteOutbox:
+        return SqliteOutbox(self.open())
 
 
 class DurabilityTests(SqliteTestCase):

@@ -22,7 +22,7 @@ from zope.interface.verify import verifyObject
 
 from tests.base import SynchronousTestCase
 from wsock.errors import Code, Refused, Unavailable
-from wsock.interfaces import Account, App, IDirectory, Key
+from wsock.interfaces import Account, App, Endpoint, IDirectory, Key
 from wsock.services.auth import Auth, Credential, hash_api_key
 from wsock.services.directory_cache import Recent
 
@@ -96,6 +96,14 @@ class CountingDirectory:
     async def is_empty(self) -> bool:
         """See IDirectory."""
         return not self.stored_apps
+
+    async def endpoints(self, app: str) -> list[Endpoint]:
+        """See IDirectory."""
+        return []
+
+    async def add_endpoint(self, endpoint: Endpoint) -> None:
+        """See IDirectory."""
+        raise ValueError("this directory takes no endpoints")
 
     async def create(self, app: App, keys: list[Key], account: Account) -> None:
         """See IDirectory."""

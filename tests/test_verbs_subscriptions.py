@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.vocabulary import Gate, ServerTestCase
 from wsock.config import Config, Limits, Recovery
+from wsock.errors import Unavailable
 from wsock.testing import InMemoryClient
 
 
@@ -448,6 +449,27 @@ class ResumeByTokenTests(ResumeTestCase):
         self.assertEqual([e.get("code") for e in events], ["internal"])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual(len(self.server.server.hub), 0)
+
+
+    def test_store_away(self) -> None:
+        """While a store is away a resume resets the connection: an SDK that is told of an error would stay deaf."""
+
+        async def fails(*_: Any) -> None:
+            raise Unavailable("away")
+
+        for name, fields in (
+            ("attach", {"token": token_of({"channels": ["a"], "since": 1})}),
+            ("locate", {"token": token_of({"channels": ["a"], "since": 1})}),
+            ("read", {"positions": {"a": {"epoch": "e", "sequence": 1}}}),
+        ):
+            client = self.connected()
+            patch = self.patch(self.server.server.stores.broker, name, fails)
+
+            self.assertEqual(self.resumes(client, **fields), [])
+
+            self.assert_closed(client, "abort")
+            self.assertEqual(len(self.server.server.hub), 0)
+            patch.restore()
 
 
 class ResumeByPositionTests(ResumeTestCase):

@@ -20,19 +20,23 @@ __all__ = [
     "Account",
     "App",
     "ChannelTail",
+    "Endpoint",
     "Event",
     "IBroker",
     "ICounters",
     "IDirectory",
     "IJournal",
     "IMessageStore",
+    "IOutboxStore",
     "IPresenceStore",
     "IReceiver",
     "IWorkQueue",
     "JournalRecord",
     "Key",
+    "OutboxRow",
     "RecentId",
     "Rejected",
+    "Stray",
     "Work",
 ]
 
@@ -76,6 +80,12 @@ class IBroker(Interface):
 
     def detach(app: str, channel: str) -> None:
         """The receiver gets the channel's messages no more. Detaching what is not attached does nothing."""
+
+    def occupy(app: str, channel: str) -> None:
+        """This node has subscribers in the channel: the first one joined. Said again it changes nothing."""
+
+    def vacate(app: str, channel: str) -> None:
+        """This node has no subscribers in the channel any more: the last one parted."""
 
     async def position(app: str, channel: str) -> Position:
         """Where the channel stands: the position of its last message, or (epoch, 0)."""
@@ -178,6 +188,27 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     data: bytes
 
 
+class OutboxRow(msgspec.Struct, frozen=True, gc=False):
+    """An event that an endpoint is to be told. ``created`` is when that was decided, in seconds."""
+
+    event: Event
+    endpoint: str
+    created: float
+
+
+class IOutboxStore(Interface):
+    """Keeps what webhooks are to be told until they have been."""
+
+    async def add(rows: list[OutboxRow]) -> None:
+        """Stores the rows; they are durable when this returns. May be repeated, as a whole, after any failure.
+
+        A row that is there already (app, id of the event, endpoint) is left as it is, and keeps its place.
+        """
+
+    async def pending(app: str, limit: int) -> list[OutboxRow]:
+        """The rows of an app that were added first, in the order in which they were, at most ``limit``."""
+
+
 class Work(msgspec.Struct, frozen=True, gc=False):
     """A piece of the work queue: messages of each app to be persisted, events to be told, and their ids."""
 
@@ -205,6 +236,13 @@ class Rejected(Exception):
     def __init__(self, reasons: list[tuple[Message, str]]) -> None:
         super().__init__(f"{len(reasons)} messages can't be stored")
         self.reasons = reasons
+
+
+class Stray(msgspec.Struct, frozen=True, gc=False):
+    """A client whose connection was lost, on whatever node."""
+
+    app: str
+    client_id: str
 
 
 class IPresenceStore(Interface):
@@ -235,6 +273,12 @@ class IPresenceStore(Interface):
 
     async def members(app: str, channel: str) -> list[Member]:
         """The members, in the order in which they entered."""
+
+    async def strays() -> list[Stray]:
+        """The clients that lost a connection since the last call, as far as this node can't know it by itself.
+
+        Whoever has another connection of one lets that :meth:`adopt`. One that was told of may be told of again.
+        """
 
     async def reap(now: float) -> None:
         """Announces the leave (``disconnected``) of every member whose last connection's time has come."""
@@ -284,6 +328,22 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return f"<Key {self.id} of app {self.app}>"
 
 
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A URL that an app wants to be told events at.
+
+    ``events`` are types, or ``prefix.*`` for all that begin so; none means all. ``channels`` is a pattern of names:
+    events of other channels are not told.
+    """
+
+    id: str
+    app: str
+    url: str
+    created_at: int
+    events: tuple[str, ...] = ()
+    channels: str | None = None
+    is_enabled: bool = True
+
+
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """A person who may administer. ``password_hash`` is argon2id's encoded form."""
 
@@ -298,7 +358,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IDirectory(Interface):
-    """Apps, keys and accounts."""
+    """Apps, their keys and endpoints, and accounts."""
 
     async def app(id: str) -> App | None:
         """The app of this id."""
@@ -314,6 +374,12 @@ class IDirectory(Interface):
 
     async def account_by_email(email: str) -> Account | None:
         """The account of this e-mail address, compared without case."""
+
+    async def endpoints(app: str) -> list[Endpoint]:
+        """The endpoints of this app, those that are not enabled too, in the order of their ids."""
+
+    async def add_endpoint(endpoint: Endpoint) -> None:
+        """Stores an endpoint. Raises ``ValueError`` when its id is taken or its app does not exist."""
 
     async def is_empty() -> bool:
         """Whether there is no app yet: the first start."""

@@ -30,13 +30,13 @@ from wsock.edges.http import HttpEdge, build_registry, build_site, node_measures
 from wsock.edges.listening import tune_listener
 from wsock.edges.websocket import ConnectionLimits
 from wsock.errors import ConfigError
-from wsock.interfaces import Event
 from wsock.protocol.session import SessionLimits
 from wsock.services.auth import Auth
 from wsock.services.housekeeping import Housekeeping
 from wsock.services.hub import Hub
 from wsock.services.limits import Limits
 from wsock.services.messages import Messages
+from wsock.services.outbox import Outbox
 from wsock.services.persister import Persister
 from wsock.services.presence import Presence
 from wsock.services.provisioning import Provisioned, dev_records, provision, write_credentials
@@ -124,7 +124,8 @@ class Server(Service):
             ttl_seconds=config.history.ttl_seconds,
             transient_seconds=config.recovery.seconds,
         )
-        self._persisters = [Persister(queue, stores.history, self._record, self._reactor) for queue in stores.queues]
+        outbox = Outbox(stores.directory, stores.outbox, self._now)
+        self._persisters = [Persister(queue, stores.history, outbox.record, self._reactor) for queue in stores.queues]
         self._services = Services(
             auth=self.auth,
             broker=stores.broker,
@@ -181,9 +182,6 @@ class Server(Service):
         )
         self._sweeping = LoopingCall(self.doors.sweep)
         self._sweeping.clock = self._reactor
-
-    async def _record(self, events: list[Event]) -> None:
-        """What is to be told to webhooks."""
 
     def _state_now(self) -> str:
         """The state, for balancers: a server without its stores is not to be given new clients."""

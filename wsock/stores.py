@@ -13,15 +13,16 @@ from typing import Any, Protocol
 from wsock.backends.memory_broker import MemoryBroker
 from wsock.backends.memory_counters import MemoryCounters
 from wsock.backends.memory_directory import MemoryDirectory
+from wsock.backends.memory_outbox import MemoryOutbox
 from wsock.backends.memory_presence import MemoryPresence
 from wsock.backends.memory_store import MemoryMessages
-from wsock.backends.mongo import MongoDatabase, MongoDirectory, MongoMessages
+from wsock.backends.mongo import MongoDatabase, MongoDirectory, MongoMessages, MongoOutbox
 from wsock.backends.redis import Durability, LogHistory, MergedHistory, RedisBroker, RedisQueue
-from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages
+from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages, SqliteOutbox
 from wsock.backends.sqlite_file import lock
 from wsock.config import Config
 from wsock.errors import ConfigError
-from wsock.interfaces import IBroker, ICounters, IDirectory, IMessageStore, IPresenceStore, IWorkQueue
+from wsock.interfaces import IBroker, ICounters, IDirectory, IMessageStore, IOutboxStore, IPresenceStore, IWorkQueue
 
 __all__ = ["Stores", "build_stores", "is_data_in_use"]
 
@@ -55,6 +56,7 @@ class Stores:
     broker: IBroker
     history: IMessageStore
     directory: IDirectory
+    outbox: IOutboxStore
     presence: IPresenceStore
     counters: ICounters
     parts: tuple[_Part, ...] = ()
@@ -89,13 +91,14 @@ def build_stores(config: Config, reactor: Any, now: Callable[[], float], new_nam
 def _embedded(config: Config, reactor: Any, now: Callable[[], float], new_name: Callable[[], str]) -> Stores:
     store: MemoryMessages | SqliteMessages
     directory: MemoryDirectory | SqliteDirectory
+    outbox: MemoryOutbox | SqliteOutbox
     parts: tuple[_Part, ...] = ()
     if config.dev:
-        store, directory = MemoryMessages(), MemoryDirectory()
+        store, directory, outbox = MemoryMessages(), MemoryDirectory(), MemoryOutbox()
     else:
         path = Path(config.data) / _DATABASE
         database = SqliteDatabase(path, reactor, synchronous=config.sqlite.synchronous)
-        store, directory = SqliteMessages(database), SqliteDirectory(database)
+        store, directory, outbox = SqliteMessages(database), SqliteDirectory(database), SqliteOutbox(database)
         parts = (database,)
     broker = MemoryBroker(
         store,
@@ -112,6 +115,7 @@ def _embedded(config: Config, reactor: Any, now: Callable[[], float], new_name: 
         broker=broker,
         history=store,
         directory=directory,
+        outbox=outbox,
         presence=MemoryPresence(max_members=config.limits.presence_members),
         counters=MemoryCounters(),
         parts=(*parts, _Started(broker.start)),
@@ -145,17 +149,20 @@ def _cluster(config: Config, reactor: Any, new_name: Callable[[], str]) -> Store
     parts: list[_Part] = [broker]
     history: IMessageStore = LogHistory(broker)
     directory: IDirectory = MemoryDirectory()
+    outbox: IOutboxStore = MemoryOutbox()
     queues: tuple[RedisQueue, ...] = ()
     if config.mongo.url:
         database = MongoDatabase(config.mongo.url, reactor)
         history = MergedHistory(MongoMessages(database, ttl_seconds=config.history.ttl_seconds), broker)
         directory = directory if config.dev else MongoDirectory(database)
+        outbox = MongoOutbox(database)
         queues = tuple(RedisQueue(shard, node, config.recovery.seconds) for shard in broker.shards)
         parts = [database, broker, *queues]
     return Stores(
         broker=broker,
         history=history,
         directory=directory,
+        outbox=outbox,
         presence=MemoryPresence(max_members=config.limits.presence_members),
         counters=MemoryCounters(),
         parts=tuple(parts),

@@ -99,7 +99,8 @@ class MemoryBroker:
     """Orders, deduplicates and delivers the messages of one process.
 
     ``now`` is the wall clock in seconds; ``new_epoch`` makes a name that no channel ever had. ``unknown_before`` is the
-    timestamp before which a channel that the journal doesn't know may have had messages.
+    timestamp before which a channel that the journal doesn't know may have had messages. ``on_occupancy`` is told when
+    a channel gets its first subscriber (app, channel, ``True``) and when it lost its last.
     """
 
     _log = Logger()
@@ -116,6 +117,7 @@ class MemoryBroker:
         dedup_seconds: float = 120,
         backlog_bytes: int = 1 << 26,
         unknown_before: int = 0,
+        on_occupancy: Callable[[str, str, bool], None] = lambda app, channel, is_occupied: None,
     ) -> None:
         self._journal = journal
         self._now = now
@@ -126,6 +128,8 @@ class MemoryBroker:
         self._dedup_ms = int(dedup_seconds * 1000)
         self._backlog_bytes = backlog_bytes
         self._unknown_before = unknown_before
+        self._on_occupancy = on_occupancy
+        self._occupied: set[tuple[str, str]] = set()
         self._channels: dict[tuple[str, str], _Channel] = {}
         self._loading: dict[tuple[str, str], list[Deferred[_Channel]]] = {}
         self._timestamps: dict[str, int] = {}
@@ -180,6 +184,18 @@ class MemoryBroker:
         if known is not None and known.is_attached:
             known.is_attached = False
             self._idles(known)
+
+    def occupy(self, app: str, channel: str) -> None:
+        """The channel has subscribers."""
+        if (app, channel) not in self._occupied:
+            self._occupied.add((app, channel))
+            self._on_occupancy(app, channel, True)
+
+    def vacate(self, app: str, channel: str) -> None:
+        """The channel has none any more."""
+        if (app, channel) in self._occupied:
+            self._occupied.remove((app, channel))
+            self._on_occupancy(app, channel, False)
 
     async def position(self, app: str, channel: str) -> Position:
         """Where the channel stands."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from wsock.interfaces import Account, App, IDirectory, Key
+from wsock.interfaces import Account, App, Endpoint, IDirectory, Key
 
 __all__ = ["MemoryDirectory"]
 
@@ -17,6 +17,7 @@ class MemoryDirectory:
         self._apps: dict[str, App] = {}
         self._keys: dict[str, Key] = {}
         self._accounts: dict[str, Account] = {}
+        self._endpoints: dict[str, Endpoint] = {}
 
     async def app(self, id: str) -> App | None:
         """The app of this id."""
@@ -37,6 +38,19 @@ class MemoryDirectory:
     async def account_by_email(self, email: str) -> Account | None:
         """The account of this e-mail address, compared without case."""
         return self._accounts.get(email.casefold())
+
+    async def endpoints(self, app: str) -> list[Endpoint]:
+        """The endpoints of this app, in the order of their ids."""
+        own = (endpoint for endpoint in self._endpoints.values() if endpoint.app == app)
+        return sorted(own, key=lambda endpoint: endpoint.id)
+
+    async def add_endpoint(self, endpoint: Endpoint) -> None:
+        """Stores an endpoint. Raises ``ValueError`` when its id is taken or its app does not exist."""
+        if endpoint.app not in self._apps:
+            raise ValueError("there is no app with this id")
+        if endpoint.id in self._endpoints:
+            raise ValueError("an endpoint has this id already")
+        self._endpoints[endpoint.id] = endpoint
 
     async def is_empty(self) -> bool:
         """Whether there is no app yet."""

@@ -11,7 +11,7 @@ from msgspec import Raw
 from zope.interface import implementer
 
 from wsock.errors import Code, Refused
-from wsock.interfaces import IPresenceStore, IReceiver
+from wsock.interfaces import IPresenceStore, IReceiver, Stray
 from wsock.protocol.frames import Member
 from wsock.protocol.presence import LeaveReason, PresenceChange
 
@@ -173,6 +173,10 @@ class MemoryPresence:
     async def members(self, app: str, channel: str) -> list[Member]:
         """The members, in the order in which they entered."""
         return [present.member for present in self._channels.get((app, channel), {}).values()]
+
+    async def strays(self) -> list[Stray]:
+        """None: with one node only, the loss of a connection is known to whoever has the client's others."""
+        return []
 
     async def reap(self, now: float) -> None:
         """Lets go for every lost connection whose time has come, in the order of those times."""

@@ -1,4 +1,4 @@
-"""The history and the directory of a cluster, in MongoDB.
+"""The history, the directory and the outbox of a cluster, in MongoDB.
 
 A database is started before and stopped after what uses it::
 
@@ -6,10 +6,12 @@ A database is started before and stopped after what uses it::
     await database.start()
     messages = MongoMessages(database, ttl_seconds=604_800)
     directory = MongoDirectory(database)
+    outbox = MongoOutbox(database)
 """
 
 from wsock.backends.mongo_database import MongoDatabase
 from wsock.backends.mongo_directory import MongoDirectory
 from wsock.backends.mongo_messages import MongoMessages
+from wsock.backends.mongo_outbox import MongoOutbox
 
-__all__ = ["MongoDatabase", "MongoDirectory", "MongoMessages"]
+__all__ = ["MongoDatabase", "MongoDirectory", "MongoMessages", "MongoOutbox"]

@@ -286,10 +286,12 @@ class MongoDatabase:
 
     async def _disconnect(self) -> None:
         pool, self._pool = self._pool, None
-        transports = [c.instance.transport for c in pool.getprotocols() if c.instance and c.instance.transport]
+        for connection in pool.getprotocols():
+            connection.stopTrying()
+            if connection.instance is not None:
+                # Nothing is under way; a connection whose peer is frozen would wait for its output to be taken.
+                connection.instance.transport.abortConnection()
         await pool.disconnect()
-        for transport in transports:
-            transport.abortConnection()  # one whose peer is frozen would wait for its output to be taken
         await deferLater(self._reactor, 0)
 
 

@@ -27,9 +27,9 @@ from pymongo.errors import DuplicateKeyError
 from zope.interface import implementer
 
 from wsock.backends.mongo_database import MongoDatabase
-from wsock.backends.mongo_schema import ACCOUNTS, APPS, CREATIONS, KEYS
+from wsock.backends.mongo_schema import ACCOUNTS, APPS, CREATIONS, ENDPOINTS, KEYS
 from wsock.errors import Unavailable
-from wsock.interfaces import Account, App, IDirectory, Key
+from wsock.interfaces import Account, App, Endpoint, IDirectory, Key
 
 __all__ = ["MongoDirectory"]
 
@@ -88,6 +88,21 @@ class MongoDirectory:
     async def account_by_email(self, email: str) -> Account | None:
         """The account of this e-mail address, compared without case."""
         return _account(await self._one(ACCOUNTS, {"folded_email": email.casefold()}))
+
+    async def endpoints(self, app: str) -> list[Endpoint]:
+        """The endpoints of this app, in the order of their ids."""
+        documents = await self._database.read(partial(_endpoints, app))
+        return sorted((_read(document, Endpoint) for document in documents), key=lambda endpoint: endpoint.id)
+
+    async def add_endpoint(self, endpoint: Endpoint) -> None:
+        """Stores an endpoint. Raises ``ValueError`` when its id is taken or its app does not exist.
+
+        Repeated after :class:`Unavailable`, it may be "taken": only the answer was lost then.
+        """
+        if await self.app(endpoint.app) is None:
+            raise ValueError("there is no app with this id")
+        if not await self._database.write(partial(_insert_endpoint, _with_id(endpoint))):
+            raise ValueError("an endpoint has this id already")
 
     async def is_empty(self) -> bool:
         """Whether there is no app yet."""
@@ -152,6 +167,20 @@ async def _insert(record: _Record, mark: ObjectId, database: Any) -> bool:
     """Whether there was place for it."""
     try:
         await database[record.collection].insert_one({**record.document, _MARK: mark})
+    except DuplicateKeyError:
+        return False
+    return True
+
+
+async def _endpoints(app: str, database: Any) -> list[_Document]:
+    documents: list[_Document] = await database[ENDPOINTS].find({"app": app})
+    return documents
+
+
+async def _insert_endpoint(document: _Document, database: Any) -> bool:
+    """Whether its id was free."""
+    try:
+        await database[ENDPOINTS].insert_one(document)
     except DuplicateKeyError:
         return False
     return True
@@ -233,7 +262,7 @@ def _account_record(account: Account) -> _Record:
     )
 
 
-def _with_id(value: App | Key | Account) -> _Document:
+def _with_id(value: App | Key | Account | Endpoint) -> _Document:
     document: _Document = msgspec.to_builtins(value)
     return {"_id": document.pop("id"), **document}
 

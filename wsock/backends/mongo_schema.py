@@ -6,13 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ACCOUNTS", "APPS", "CREATIONS", "INDEXES", "KEYS", "MESSAGES", "Index"]
+__all__ = [
+    "ACCOUNTS",
+    "APPS",
+    "COUNTERS",
+    "CREATIONS",
+    "ENDPOINTS",
+    "INDEXES",
+    "KEYS",
+    "MESSAGES",
+    "OUTBOX",
+    "Index",
+]
 
 MESSAGES = "message"
 APPS = "app"
 KEYS = "key"
 ACCOUNTS = "account"
 CREATIONS = "creation"
+ENDPOINTS = "endpoint"
+OUTBOX = "outbox"
+COUNTERS = "counter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,4 +61,8 @@ INDEXES = (
     # Several keys may have no API key: their documents lack the field, and a sparse index leaves them out.
     Index(collection=KEYS, name="api_key_hash", fields=("api_key_hash",), options={"unique": True, "sparse": True}),
     Index(collection=ACCOUNTS, name="email", fields=("folded_email",), options={"unique": True}),
+    Index(collection=ENDPOINTS, name="app", fields=("app",)),
+    # An endpoint is told of an event once, however often that is recorded.
+    Index(collection=OUTBOX, name="event", fields=("app", "event", "endpoint"), options={"unique": True}),
+    Index(collection=OUTBOX, name="order", fields=("app", "number")),
 )

@@ -3,8 +3,8 @@
 A node makes one :class:`RedisBroker` for all its servers; the other parts use its connections.
 """
 
-from wsock.backends.redis_broker import Durability, RedisBroker
+from wsock.backends.redis_broker import Durability, RedisBroker, Watch
 from wsock.backends.redis_history import LogHistory, MergedHistory
 from wsock.backends.redis_queue import RedisQueue
 
-__all__ = ["Durability", "LogHistory", "MergedHistory", "RedisBroker", "RedisQueue"]
+__all__ = ["Durability", "LogHistory", "MergedHistory", "RedisBroker", "RedisQueue", "Watch"]

@@ -67,15 +67,24 @@ def _digest(p: Publication) -> str:
 class PublishBatches:
     """Gathers publishes for the turn of the reactor and while a batch is in flight.
 
-    ``run`` runs the publish script on encoded items and returns its answers; ``backlog_bytes`` bounds what waits.
+    ``run`` runs the publish script on encoded items and returns its answers; ``backlog_bytes`` bounds what waits, and
+    ``max_items`` and ``max_bytes`` a batch.
     """
 
     _log = Logger()
 
     def __init__(
-        self, run: Callable[[bytes], Awaitable[Sequence[Any]]], clock: IReactorTime, *, backlog_bytes: int
+        self,
+        run: Callable[[bytes], Awaitable[Sequence[Any]]],
+        clock: IReactorTime,
+        *,
+        backlog_bytes: int,
+        max_items: int = _MAX_ITEMS,
+        max_bytes: int = _MAX_BYTES,
     ) -> None:
         self._run = run
+        self._max_items = max_items
+        self._max_bytes = max_bytes
         self._clock = clock
         self._backlog_bytes = backlog_bytes
         self._queue: deque[_Waiting] = deque()
@@ -111,6 +120,7 @@ class PublishBatches:
                 # Whatever it was, the publishers must be told; only what is no outage is a bug of ours.
                 if not isinstance(e, Refused):
                     self._log.failure("a batch of publishes failed")
+                    e = Refused(Code.INTERNAL, "the message could not be accepted")
                 failure = Failure(e)
                 for waiting in batch:
                     waiting.answer.errback(failure)
@@ -122,7 +132,9 @@ class PublishBatches:
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         size = 0
-        while self._queue and len(batch) < _MAX_ITEMS and (not batch or size + self._queue[0].size <= _MAX_BYTES):
+        while self._queue and len(batch) < self._max_items:
+            if batch and size + self._queue[0].size > self._max_bytes:
+                break
             waiting = self._queue.popleft()
             size += waiting.size
             batch.append(waiting)

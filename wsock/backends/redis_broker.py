@@ -1,6 +1,8 @@
 """The broker of a cluster: every node publishes into Redis, and gets what its channels carry from there.
 
-Theory of operation =================== The script ``publish.lua`` gives a message its place: sequence, epoch,
+Theory of operation
+===================
+The script ``publish.lua`` gives a message its place: sequence, epoch,
 timestamp; it appends it to the channel's log and publishes it, in one step, so the order in the log is the order on
 the wire. A node subscribes to the topics of the channels that somebody on it wants. Redis' pub/sub forgets; so each
 attached channel has a position here, and a message that does not follow it makes the node read what is missing from
@@ -13,43 +15,52 @@ old one is recorded, so that a position in it can still be followed.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsock.backends.redis_batch import PublishBatches, decode_body
-from wsock.backends.redis_link import RedisConnection, RedisUrl, Script, Subscriptions
+from wsock.backends.redis_link import RedisConnection, RedisUrl, Script, Subscriptions, all_answers
 from wsock.backends.redis_ring import Ring
 from wsock.errors import Gone, Unavailable
 from wsock.interfaces import IBroker, IReceiver
-from wsock.protocol.messages import Located, Message, Publication, Receipt
+from wsock.protocol.messages import HistoryQuery, Located, Message, Page, Publication, Receipt
 from wsock.protocol.position import Position
 
-__all__ = ["Durability", "IAttached", "RedisBroker", "RedisShard", "entry_message"]
+__all__ = ["Durability", "IAttached", "RedisBroker", "RedisShard", "Watch", "entry_message"]
 
-_PROBE_SECONDS = 4.0
-_QUIET_CHECK_SECONDS = 30.0
-_HYSTERESIS_SECONDS = 5.0
-_REPAIR_SECONDS = 5.0
-_REPAIR_PAGE = 500
-_MAX_HELD = 50_000
+_AT_ONCE = 500
+_PAGE = 500
+_MIN_PAGE = 16
+_MAX_READ = 10_000
+_HEADS_PAGE = 5000
+_MAX_EARLY = 1000
 _SLACK_MS = 1000
 """How much earlier a resume by timestamp begins where channels live on several servers with clocks of their own."""
 
 _publish, _heads, _read, _locate, _open = map(Script.load, ("publish", "heads", "read", "locate", "open"))
+_log_page = Script.load("page")
+
+_T = TypeVar("_T")
 
 
 class _Attached:
-    """An attached channel: the position up to which the receiver was told."""
+    """An attached channel: the position up to which the receiver was told.
 
-    __slots__ = ("app", "channel", "epoch", "is_wanted", "sequence", "topic", "waiting")
+    While it is on its way there, ``waiting`` are those who wait for it, and ``early`` what arrived meanwhile. Once it
+    is not wanted any more it is ``leaving``.
+    """
+
+    __slots__ = ("app", "channel", "early", "epoch", "is_wanted", "leaving", "sequence", "topic", "waiting")
 
     def __init__(self, app: str, channel: str) -> None:
         self.app = app
@@ -58,7 +69,9 @@ class _Attached:
         self.epoch = ""
         self.sequence = 0
         self.is_wanted = True
+        self.leaving: IDelayedCall | None = None
         self.waiting: list[Deferred[None]] | None = []
+        self.early: list[bytes] = []
 
     @property
     def position(self) -> Position:
@@ -66,6 +79,45 @@ class _Attached:
 
     def move(self, position: Position) -> None:
         self.epoch, self.sequence = position.epoch, position.sequence
+
+
+class _Gap:
+    """What is missing of a channel, up to where its server had it when the repair began."""
+
+    __slots__ = ("attached", "head", "is_closed", "messages")
+
+    def __init__(self, attached: _Attached, head: Position) -> None:
+        self.attached = attached
+        self.head = head
+        self.messages: list[Message] = []
+        self.is_closed = False
+
+    def take(self, past: _Past, limit: int) -> None:
+        """The next messages of the log, at most ``limit`` that were asked for."""
+        self.messages = [message for message in past.messages if message.sequence <= self.head.sequence]
+        self.is_closed = len(past.messages) < limit or past.messages[-1].sequence >= self.head.sequence
+
+    def is_left(self, horizon: float) -> bool:
+        """Whether something is still to be told when everything up to this timestamp was."""
+        return not self.is_closed or (bool(self.messages) and self.messages[-1].timestamp > horizon)
+
+
+class _Held:
+    """What arrived during a repair, up to a bound."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.messages: deque[tuple[bytes, bytes]] = deque()
+        self.is_full = False
+        self._room = watch.held_messages
+        self._bytes = watch.held_bytes
+
+    def add(self, topic: bytes, payload: bytes) -> None:
+        """Keeps it; once there was no room for one, no further one."""
+        self._room -= 1
+        self._bytes -= len(payload)
+        self.is_full = self.is_full or self._room < 0 or self._bytes < 0
+        if not self.is_full:
+            self.messages.append((topic, payload))
 
 
 class Durability(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +135,24 @@ class Durability(msgspec.Struct, frozen=True, kw_only=True):
     history_seconds: float = 604_800
     replicas: int = 0
     replica_seconds: float = 1.0
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """How a node watches over what it receives.
+
+    A half-open connection is found within two ``probe_seconds``, the lost last message of a quiet channel within
+    ``quiet_seconds``. A channel that was detached stays subscribed for ``leaving_seconds``. During a repair at most
+    ``held_messages`` with ``held_bytes`` are held back; one that makes no progress for ``repair_seconds`` is given up,
+    and begun anew with another connection.
+    """
+
+    probe_seconds: float = 4.0
+    quiet_seconds: float = 30.0
+    leaving_seconds: float = 5.0
+    retry_seconds: float = 0.2
+    repair_seconds: float = 10.0
+    held_messages: int = 50_000
+    held_bytes: int = 1 << 26
 
 
 class IAttached(Protocol):
@@ -123,23 +193,28 @@ class RedisShard:
         new_name: Callable[[], str],
         durability: Durability,
         backlog_bytes: int,
+        watch: Watch,
     ) -> None:
         self._reactor = reactor
+        self._watch = watch
         self._node = node
         self._new_name = new_name
         self._durability = durability
         self._options = _options(durability)
-        self._gen = ""
+        self._gens: dict[RedisConnection, str] = {}
         self._attached: dict[bytes, _Attached] = {}
         self.presence: PresenceFeed | None = None
-        self._held: deque[tuple[bytes, bytes]] | None = None
-        self._repairing: Deferred[None] | None = None
+        self._held: _Held | None = None
+        self._is_repairing = False
+        self._looks_again = False
+        self._connections_made = 0
+        self._running: set[Deferred[None]] = set()
         self._probe_at: float | None = None
         self._probe_topic = f"wsock:probe:{node}".encode()
         self._url = url
-        scripts = (_publish, _heads, _read, _locate, _open)
+        scripts = (_publish, _heads, _read, _locate, _log_page, _open)
         self.commands = RedisConnection(url, reactor, scripts=scripts, prepare=self.open)
-        self.queries = RedisConnection(url, reactor, scripts=scripts)
+        self.queries = RedisConnection(url, reactor, scripts=scripts, prepare=self.open, timeout_seconds=5.0)
         self._subscriptions = RedisConnection(
             url, reactor, prepare=self._subscribe_all, build=lambda: Subscriptions(self._received)
         )
@@ -161,16 +236,20 @@ class RedisShard:
             connection.start()
         for connection in connections:
             await connection.when_up()
-        self._probing.start(_PROBE_SECONDS, now=False)
-        self._checking.start(_QUIET_CHECK_SECONDS, now=False)
+        self._probing.start(self._watch.probe_seconds, now=False)
+        self._checking.start(self._watch.quiet_seconds, now=False)
 
     async def stop(self) -> None:
         """Disconnects."""
         for loop in (self._probing, self._checking):
             if loop.running:
                 loop.stop()
-        if self._repairing is not None:
-            self._repairing.cancel()
+        for attached in self._attached.values():
+            if attached.leaving is not None:
+                attached.leaving.cancel()
+                attached.leaving = None
+        for running in list(self._running):
+            running.cancel()
         for connection in (self._subscriptions, self.queries, self.commands):
             await connection.stop()
 
@@ -180,27 +259,42 @@ class RedisShard:
         return self.commands.is_up and self._subscriptions.is_up
 
     def connect(
-        self, scripts: tuple[Script, ...], prepare: Callable[[RedisConnection], Awaitable[None]] | None = None
+        self,
+        scripts: tuple[Script, ...],
+        prepare: Callable[[RedisConnection], Awaitable[None]] | None = None,
+        *,
+        timeout_seconds: float = 2.0,
     ) -> RedisConnection:
         """One more connection to the same server, for commands that may wait."""
-        return RedisConnection(self._url, self._reactor, scripts=scripts, prepare=prepare)
+        return RedisConnection(
+            self._url, self._reactor, scripts=scripts, prepare=prepare, timeout_seconds=timeout_seconds
+        )
 
     async def open(self, connection: RedisConnection) -> None:
         """A new connection may be to a new process: what it kept of its past is another generation."""
+        # Until it is known which generation this process belongs to, nothing may be accepted through the connection.
+        self._gens[connection] = ""
         info = await connection.call("INFO", "server")
         run = next((line[7:] for line in info.split(b"\r\n") if line.startswith(b"run_id:")), b"")
         gen = await connection.run(_open, run, self._new_name())
-        self._gen = gen.decode()
+        self._gens[connection] = gen.decode()
 
     async def scripted(self, connection: RedisConnection, script: Script, *arguments: Any) -> Any:
         """Runs a script that expects the generation, which another node may have moved on."""
         try:
-            return await connection.run(script, self._gen, *arguments)
+            return await connection.run(script, self._gens.get(connection, ""), *arguments)
         except Exception as e:
             if not str(e).startswith("STALE"):
                 raise
         await self.open(connection)
-        return await connection.run(script, self._gen, *arguments)
+        return await connection.run(script, self._gens[connection], *arguments)
+
+    def _run(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
+        """Work of its own, which ends at the latest when the shard stops."""
+        running: Deferred[None] = Deferred.fromCoroutine(work)
+        if not running.called:
+            self._running.add(running)
+            running.addBoth(lambda _: self._running.discard(running))
 
     # Publishing.
 
@@ -226,18 +320,36 @@ class RedisShard:
         attached = self._attached.get(topic)
         if attached is None:
             attached = self._attached[topic] = _Attached(app, channel)
-            try:
-                await self._subscribe(attached)
-            except BaseException:
-                self._forget(attached, Failure())
-                raise
-        else:
-            attached.is_wanted = True
-            if attached.waiting is not None:
-                subscribed: Deferred[None] = Deferred()
-                attached.waiting.append(subscribed)
-                await subscribed
+            self._run(self._settle(attached))
+        attached.is_wanted = True
+        if attached.leaving is not None:
+            attached.leaving.cancel()
+            attached.leaving = None
+        if attached.waiting is not None:
+            settled: Deferred[None] = Deferred()
+            attached.waiting.append(settled)
+            await settled
         return attached.position
+
+    async def _settle(self, attached: _Attached) -> None:
+        """Runs by itself, since nobody who gives up waiting takes the others along."""
+        connections_made = self._connections_made
+        try:
+            await self._subscribe(attached)
+        except CancelledError:
+            self._forget(attached, Failure(Unavailable("this server is stopping")))
+            return
+        except Exception:
+            self._forget(attached, Failure())
+            return
+        waiting, attached.waiting = attached.waiting or [], None
+        for settled in waiting:
+            settled.callback(None)
+        if len(attached.early) > _MAX_EARLY or connections_made != self._connections_made:
+            self._repair()
+        early, attached.early = attached.early[:_MAX_EARLY], []
+        for payload in early:
+            self._received(attached.topic, payload)
 
     async def _subscribe(self, attached: _Attached) -> None:
         await self._subscriptions.call("SUBSCRIBE", attached.topic)
@@ -245,26 +357,25 @@ class RedisShard:
         attached.move(Position(head[0].decode(), head[1]))
         if self.presence is not None:
             await self.presence.attach(attached, head[3])
-        waiting, attached.waiting = attached.waiting or [], None
-        for subscribed in waiting:
-            subscribed.callback(None)
 
     def _forget(self, attached: _Attached, failure: Failure) -> None:
-        self._attached.pop(attached.topic, None)
-        self._presence_detached(attached)
-        waiting, attached.waiting = attached.waiting or [], None
-        for subscribed in waiting:
-            subscribed.errback(failure)
+        waiting, attached.waiting = attached.waiting or [], []
+        if attached.leaving is not None:
+            attached.leaving.cancel()
+        self._drop(attached)
+        for settled in waiting:
+            settled.errback(failure)
 
     def detach(self, app: str, channel: str) -> None:
         """Stays subscribed for some seconds, since who leaves often comes back."""
         attached = self._attached.get(_topic(app, channel))
         if attached is not None and attached.is_wanted:
             attached.is_wanted = False
-            self._reactor.callLater(_HYSTERESIS_SECONDS, self._unsubscribe, attached)
+            attached.leaving = self._reactor.callLater(self._watch.leaving_seconds, self._drop, attached)
 
-    def _unsubscribe(self, attached: _Attached) -> None:
-        if not attached.is_wanted and self._attached.get(attached.topic) is attached:
+    def _drop(self, attached: _Attached) -> None:
+        attached.leaving = None
+        if self._attached.get(attached.topic) is attached:
             del self._attached[attached.topic]
             self._presence_detached(attached)
             # When that fails the connection is lost, and with it the subscription.
@@ -277,12 +388,14 @@ class RedisShard:
     async def _subscribe_all(self, connection: RedisConnection) -> None:
         """A new pub/sub connection: everything again, and a look at what was missed."""
         self._probe_at = None
-        topics = [attached.topic for attached in self._attached.values() if attached.waiting is None]
-        await connection.call("SUBSCRIBE", self._probe_topic)
-        for topic in topics:
-            await connection.call("SUBSCRIBE", topic)
-        if topics:
-            self._reactor.callLater(0, self._look_at_all)
+        self._connections_made += 1
+        # Held from the start: no channel may go on while an older message of another one is missing.
+        self._held = _Held(self._watch) if self._held is None else self._held
+        for topics in _slices([self._probe_topic, *self._attached], _AT_ONCE):
+            await all_answers([connection.call("SUBSCRIBE", topic) for topic in topics])
+        if self.presence is not None:
+            self.presence.reconnected()
+        self._repair()
 
     # What arrives.
 
@@ -290,15 +403,9 @@ class RedisShard:
         if topic == self._probe_topic:
             self._probe_at = None
         elif self._held is not None:
-            self._hold(topic, payload)
+            self._held.add(topic, payload)
         else:
             self._deliver(topic, payload)
-
-    def _hold(self, topic: bytes, payload: bytes) -> None:
-        assert self._held is not None
-        if len(self._held) < _MAX_HELD:
-            self._held.append((topic, payload))
-        # Beyond the bound nothing is kept: the gap that this makes is found, and read from the log.
 
     def _deliver(self, topic: bytes, payload: bytes) -> None:
         attached = self._attached.get(topic)
@@ -308,7 +415,11 @@ class RedisShard:
         if kind == b"p ":
             if self.presence is not None:
                 self.presence.announced(attached, rest)
-        elif kind == b"m " and attached.waiting is None:
+        elif attached.waiting is not None:
+            # One more than there is room for tells that something is missing.
+            if len(attached.early) <= _MAX_EARLY:
+                attached.early.append(payload)
+        elif kind == b"m ":
             self._deliver_message(attached, rest)
 
     def _deliver_message(self, attached: _Attached, payload: bytes) -> None:
@@ -317,13 +428,13 @@ class RedisShard:
         epoch = epoch_bytes.decode()
         if epoch != attached.epoch:
             if before != f"{attached.epoch}/{attached.sequence}".encode():
-                self._repair([attached])
+                self._repair()
                 return
             self._moved(attached, Position(epoch, sequence - 1))
         elif sequence <= attached.sequence:
             return
         elif sequence != attached.sequence + 1:
-            self._repair([attached])
+            self._repair()
             return
         self._tell(attached, _message(attached.channel, epoch, sequence, int(timestamp), body))
 
@@ -339,74 +450,130 @@ class RedisShard:
 
     # Repair.
 
-    def _look_at_all(self) -> None:
-        if self.presence is not None:
-            self.presence.reconnected()
-        self._repair([attached for attached in self._attached.values() if attached.waiting is None])
+    def _repair(self) -> None:
+        """Reads what is missing of all channels; until then nothing of this server is delivered.
 
-    def _repair(self, suspects: list[_Attached]) -> None:
-        """Reads what is missing of these channels; until then nothing else of this server is delivered."""
-        if self._held is not None:
+        Of all: where pub/sub lost one message it may have lost others, and a connection that has several channels must
+        not get a newer one first.
+        """
+        self._looks_again = True
+        if not self._is_repairing:
+            self._is_repairing = True
+            self._held = _Held(self._watch) if self._held is None else self._held
+            self._run(self._repair_all())
+
+    async def _repair_all(self) -> None:
+        """Never raises."""
+        deadline = self._reactor.seconds() + self._watch.repair_seconds
+        try:
+            while self._looks_again:
+                self._looks_again = False
+                try:
+                    await self._catch_up([_Gap(attached, head) for attached, head in await self._behind()])
+                except Unavailable:
+                    self._looks_again = True
+                    if self._reactor.seconds() >= deadline:
+                        break
+                    await deferLater(self._reactor, self._watch.retry_seconds)
+        except CancelledError:
             return
-        self._held = deque()
-        repairing = Deferred.fromCoroutine(self._repair_all(suspects))
-        self._repairing = repairing.addTimeout(_REPAIR_SECONDS + len(suspects) * 0.01, self._reactor)
-        self._repairing.addErrback(self._could_not_repair, suspects).addBoth(self._repaired)
+        except Exception:
+            self._log.failure("a repair failed")
+            self._looks_again = True
+        finally:
+            self._is_repairing = False
+        if self._looks_again:
+            self._give_up()
+        else:
+            self._release()
 
-    async def _repair_all(self, suspects: list[_Attached]) -> None:
-        for attached in suspects:
-            if self._attached.get(attached.topic) is attached:
-                await self._repair_one(attached)
-
-    async def _repair_one(self, attached: _Attached) -> None:
-        while True:
-            answer = await self.queries.run(
-                _read, attached.app, attached.channel, attached.epoch, attached.sequence, _REPAIR_PAGE
-            )
-            past = _Past(answer, attached.channel)
-            if not past.follows(attached.position, is_known_here=True):
-                self._lost(attached, past.position)
-                return
-            for message in past.messages:
-                if message.epoch != attached.epoch:
-                    self._moved(attached, Position(message.epoch, message.sequence - 1))
-                if message.sequence > attached.sequence:
-                    self._tell(attached, message)
-            if len(past.messages) < _REPAIR_PAGE:
-                return
-
-    def _lost(self, attached: _Attached, position: Position | None) -> None:
-        self._log.warn("messages of a channel are lost: {channel}", channel=attached.channel)
-        attached.move(position or Position("", 0))
-        if attached.is_wanted:
-            self._receiver.lost(attached.app, attached.channel, attached.position)
-
-    def _could_not_repair(self, failure: Failure, suspects: list[_Attached]) -> None:
-        """The log can't be read now: the connection is made anew, and everything is looked at again."""
-        if not failure.check(Unavailable):
-            self._log.failure("a repair failed", failure=failure)
+    def _give_up(self) -> None:
+        """The log can't be read now: with a new connection everything is looked at again."""
+        self._looks_again = False
+        self._held = None
         self._subscriptions.abort()
 
-    def _repaired(self, _: object) -> None:
-        self._repairing = None
-        held, self._held = self._held or deque(), None
-        while held:
-            topic, payload = held.popleft()
-            # What is delivered may show another gap, and then the rest is held again.
+    def _release(self) -> None:
+        """Delivers what was held back. That may show another gap, and then the rest is held again."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        for topic, payload in held.messages:
             self._received(topic, payload)
+        if held.is_full:
+            self._repair()
+
+    async def _behind(self) -> list[tuple[_Attached, Position]]:
+        """The channels of which the server has more than was delivered here, and where it has them.
+
+        One that is ahead of its server is not: what the server lost of it was delivered before.
+        """
+        behind = []
+        known = [attached for attached in self._attached.values() if attached.waiting is None]
+        for some in _slices(known, _HEADS_PAGE):
+            names = [name for attached in some for name in (attached.app, attached.channel)]
+            heads = await self.scripted(self.queries, _heads, *names)
+            for attached, head in zip(some, heads, strict=True):
+                position = Position(head[0].decode(), head[1])
+                if position.epoch != attached.epoch or position.sequence > attached.sequence:
+                    behind.append((attached, position))
+        return behind
+
+    async def _catch_up(self, gaps: list[_Gap]) -> None:
+        """Tells what is missing up to the heads, merged by timestamp; what came later is held, and follows."""
+        while gaps:
+            limit = max(_MIN_PAGE, min(_PAGE, _MAX_READ // len(gaps)))
+            for some in _slices(gaps, _AT_ONCE):
+                await all_answers([Deferred.fromCoroutine(self._read_on(gap, limit)) for gap in some])
+            # Of what is not read to its end, nothing older than this is missing.
+            horizon = min((gap.messages[-1].timestamp for gap in gaps if not gap.is_closed), default=math.inf)
+            known = [(message, gap) for gap in gaps for message in gap.messages if message.timestamp <= horizon]
+            for message, gap in sorted(known, key=lambda pair: pair[0].timestamp):
+                self._tell_missed(gap.attached, message)
+            gaps = [gap for gap in gaps if gap.is_left(horizon)]
+
+    async def _read_on(self, gap: _Gap, limit: int) -> None:
+        attached = gap.attached
+        after = attached.position
+        answer = await self.queries.run(_read, attached.app, attached.channel, after.epoch, after.sequence, limit)
+        past = _Past(answer, attached.channel)
+        if past.follows(after, is_known_here=True):
+            gap.take(past, limit)
+            return
+        gap.messages, gap.is_closed = [], True
+        if past.position is None:
+            # Its head went this very moment; another look makes a new one.
+            self._looks_again = True
+        else:
+            self._lost(attached, past.position)
+
+    def _tell_missed(self, attached: _Attached, message: Message) -> None:
+        if message.epoch != attached.epoch:
+            self._moved(attached, Position(message.epoch, message.sequence - 1))
+        if message.sequence > attached.sequence:
+            self._tell(attached, message)
+
+    def _lost(self, attached: _Attached, position: Position) -> None:
+        self._log.warn("messages of a channel are lost: {channel}", channel=attached.channel)
+        attached.move(position)
+        if attached.is_wanted:
+            self._receiver.lost(attached.app, attached.channel, position)
 
     # Watching.
 
     def _probe(self) -> None:
         """Finds a half-open pub/sub connection: what is published to it must come back."""
         now = self._reactor.seconds()
-        if self._probe_at is not None and now - self._probe_at >= _PROBE_SECONDS:
+        if self._probe_at is not None and now - self._probe_at >= self._watch.probe_seconds * 0.9:
             self._log.warn("nothing comes through a pub/sub connection: it is made anew")
             self._probe_at = None
             self._subscriptions.abort()
         elif self._subscriptions.is_up and self.commands.is_up:
             self._probe_at = now if self._probe_at is None else self._probe_at
-            self.commands.call("PUBLISH", self._probe_topic, b"").addErrback(lambda _: None)
+            self.commands.call("PUBLISH", self._probe_topic, b"").addErrback(self._not_probed)
+
+    def _not_probed(self, _: object) -> None:
+        self._probe_at = None
 
     def _check_quiet(self) -> Deferred[None]:
         checking = Deferred.fromCoroutine(self._find_behind())
@@ -414,19 +581,9 @@ class RedisShard:
 
     async def _find_behind(self) -> None:
         """The last message of a channel may be lost in pub/sub without another one to show the gap."""
-        suspects = [attached for attached in self._attached.values() if attached.waiting is None]
-        before = {attached.topic: attached.position for attached in suspects}
-        behind = []
-        for start in range(0, len(suspects), _REPAIR_PAGE):
-            some = suspects[start : start + _REPAIR_PAGE]
-            names = [name for attached in some for name in (attached.app, attached.channel)]
-            heads = await self.scripted(self.queries, _heads, *names)
-            for attached, head in zip(some, heads, strict=True):
-                is_quiet = attached.position == before[attached.topic]
-                if is_quiet and Position(head[0].decode(), head[1]) != attached.position:
-                    behind.append(attached)
-        if behind:
-            self._repair(behind)
+        before = {attached.topic: attached.position for attached in self._attached.values()}
+        if any(attached.position == before.get(attached.topic) for attached, _ in await self._behind()):
+            self._repair()
 
     def _could_not_check(self, failure: Failure) -> None:
         if not failure.check(Unavailable):
@@ -446,28 +603,36 @@ class RedisShard:
             raise Gone(f"messages of '{channel}' behind {after.sequence} are no longer kept")
         return past.messages
 
+    async def page(self, app: str, channel: str, query: HistoryQuery, *, is_all: bool) -> Page:
+        """A page of history from the log: of all of it, or of what may not be persisted yet."""
+        bounds = ["" if bound is None else bound for bound in (query.after, query.before)]
+        which = "all" if is_all else "unpersisted"
+        answer = await self.queries.run(_log_page, app, channel, which, query.direction, *bounds, query.limit)
+        return Page([entry_message(channel, entry) for entry in answer[1]], bool(answer[0]))
+
     async def locate(self, app: str, channel: str, timestamp: int, slack_ms: int) -> Located:
         """The place of a timestamp in the log; with a slack, of an earlier one."""
         answer = await self.scripted(self.queries, _locate, app, channel, timestamp - slack_ms)
         epoch, sequence, ties, trimmed = answer
-        ties = 0 if slack_ms else ties
-        return Located(
-            Position(epoch.decode(), sequence), ties, timestamp > trimmed or (timestamp == trimmed and not ties)
-        )
+        begin = timestamp - slack_ms
+        is_complete = begin > trimmed or (begin == trimmed and not ties)
+        return Located(Position(epoch.decode(), sequence), 0 if slack_ms else ties, is_complete)
 
 
 class _Past:
-    """What ``read.lua`` found: where the channel stands, where it changed its epoch, and entries behind a position."""
+    """What ``read.lua`` found: where the channel stands, and entries behind a position.
 
-    __slots__ = ("kept", "messages", "position", "previous")
+    ``kept`` is the last sequence that the log has of the position's epoch, or -1.
+    """
+
+    __slots__ = ("kept", "messages", "position")
 
     def __init__(self, answer: Sequence[Any], channel: str) -> None:
         self.position: Position | None = None
         self.messages: list[Message] = []
         if answer:
-            epoch, sequence, previous, self.kept, entries = answer
+            epoch, sequence, self.kept, entries = answer
             self.position = Position(epoch.decode(), sequence)
-            self.previous = previous.decode()
             self.messages = [entry_message(channel, entry) for entry in entries]
 
     def follows(self, after: Position, *, is_known_here: bool = False) -> bool:
@@ -475,18 +640,10 @@ class _Past:
 
         ``is_known_here``: the node itself received up to the position, so what the server lost of it is not missed.
         """
-        if self.position is None:
+        if self.position is None or self.kept < 0 or (after.sequence > self.kept and not is_known_here):
             return False
-        start = after.sequence
-        if after.epoch == self.previous and after.epoch != self.position.epoch:
-            if after.sequence > self.kept and not is_known_here:
-                return False
-            start = min(after.sequence, self.kept)
-        elif after.epoch != self.position.epoch or after.sequence > self.position.sequence:
-            return False
-        if start == self.position.sequence:
-            return True
-        return bool(self.messages) and self.messages[0].sequence == start + 1
+        start = min(after.sequence, self.kept)
+        return start == self.position.sequence or (bool(self.messages) and self.messages[0].sequence == start + 1)
 
 
 @implementer(IBroker)
@@ -506,9 +663,11 @@ class RedisBroker:
         durability: Durability,
         *,
         backlog_bytes: int = 1 << 26,
+        watch: Watch | None = None,
     ) -> None:
+        own = watch or Watch()
         self.shards = [
-            RedisShard(RedisUrl.parse(url), reactor, node, new_name, durability, backlog_bytes) for url in urls
+            RedisShard(RedisUrl.parse(url), reactor, node, new_name, durability, backlog_bytes, own) for url in urls
         ]
         self.occupancy: Callable[[str, str, bool], None] = lambda app, channel, is_occupied: None
         self._ring = Ring(len(self.shards))
@@ -579,7 +738,11 @@ def _options(durability: Durability) -> bytes:
 
 
 def _topic(app: str, channel: str) -> bytes:
-    return f"wsock:topic:{app}:{channel}".encode()
+    return f"wsock:topic:{len(app.encode())}:{app}:{channel}".encode()
+
+
+def _slices(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _message(channel: str, epoch: str, sequence: int, timestamp: int, body: bytes) -> Message:

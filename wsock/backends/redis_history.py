@@ -5,22 +5,15 @@ An acknowledged message is part of the answer on every node, wherever it is on i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
 
 from zope.interface import implementer
 
-from wsock.backends.redis_broker import RedisBroker, entry_message
-from wsock.backends.redis_link import Script
+from wsock.backends.redis_broker import RedisBroker
 from wsock.interfaces import IMessageStore
 from wsock.protocol.messages import HistoryQuery, Message, Page
 
 __all__ = ["LogHistory", "MergedHistory"]
-
-_MAX_UNPERSISTED = 10_000
-_CHUNK = 500
-
-_unpersisted = Script.load("unpersisted")
 
 
 @implementer(IMessageStore)
@@ -41,11 +34,9 @@ class MergedHistory:
 
     async def page(self, app: str, channel: str, query: HistoryQuery) -> Page:
         """A page of both together. The log is read first: what leaves it meanwhile is in the store by then."""
-        shard = self._broker.shard(app, channel)
-        entries = await shard.queries.run(_unpersisted, app, channel, _MAX_UNPERSISTED)
-        waiting = [m for m in (entry_message(channel, entry) for entry in entries) if m.persist and _asks(query, m)]
+        waiting = await self._broker.shard(app, channel).page(app, channel, query, is_all=False)
         page = await self._store.page(app, channel, query)
-        return _merged(page, waiting, query) if waiting else page
+        return _merged(page, waiting, query) if waiting.messages else page
 
 
 @implementer(IMessageStore)
@@ -63,56 +54,27 @@ class LogHistory:
         return 0
 
     async def page(self, app: str, channel: str, query: HistoryQuery) -> Page:
-        """A page, read from one end of the log until it is full."""
-        found: list[Message] = []
-        is_backward = query.direction == "backward"
-        command, start = ("XREVRANGE", "+") if is_backward else ("XRANGE", "-")
-        end = "-" if is_backward else "+"
-        queries = self._broker.shard(app, channel).queries
-        while True:
-            entries: list[Any] = await queries.call(command, _log(app, channel), start, end, "COUNT", _CHUNK)
-            messages = [entry_message(channel, entry) for entry in entries]
-            found += [m for m in messages if m.persist and _asks(query, m)]
-            if len(entries) < _CHUNK or _is_full(found, query) or _is_past(query, messages[-1]):
-                return _cut(found, query, has_more=False)
-            start = f"({entries[-1][0].decode()}"
+        """A page of the log."""
+        page = await self._broker.shard(app, channel).page(app, channel, query, is_all=True)
+        return Page(_sorted(page.messages, query), page.has_more)
 
 
-def _log(app: str, channel: str) -> str:
-    return f"wsock:log:{app}:{channel}"
-
-
-def _asks(query: HistoryQuery, message: Message) -> bool:
-    is_early = query.before is None or message.timestamp < query.before
-    return is_early and (query.after is None or message.timestamp > query.after)
-
-
-def _is_full(found: list[Message], query: HistoryQuery) -> bool:
-    """Whether there is a message behind the page's end that has another timestamp."""
-    return len(found) > query.limit and found[-1].timestamp != found[query.limit - 1].timestamp
-
-
-def _is_past(query: HistoryQuery, last: Message) -> bool:
-    if query.direction == "backward":
-        return query.after is not None and last.timestamp <= query.after
-    return query.before is not None and last.timestamp >= query.before
-
-
-def _order(query: HistoryQuery) -> Callable[[Message], tuple[int, str, int]]:
-    return lambda m: (m.timestamp, m.epoch, m.sequence)
-
-
-def _merged(page: Page, waiting: list[Message], query: HistoryQuery) -> Page:
-    stored = {m.position for m in page.messages}
+def _sorted(messages: Iterable[Message], query: HistoryQuery) -> list[Message]:
     is_backward = query.direction == "backward"
-    key = _order(query)
-    new = [m for m in waiting if m.position not in stored]
-    if page.has_more and page.messages:
-        # Behind the end of a page that is cut, the store has messages that are not known here.
-        end = key(page.messages[-1])
-        new = [m for m in new if (key(m) > end if is_backward else key(m) < end)]
-    everything = sorted([*page.messages, *new], key=key, reverse=is_backward)
-    return _cut(everything, query, page.has_more)
+    return sorted(messages, key=lambda m: (m.timestamp, m.epoch, m.sequence), reverse=is_backward)
+
+
+def _merged(page: Page, waiting: Page, query: HistoryQuery) -> Page:
+    """What both have, as far as both go."""
+    together = {message.position: message for message in (*waiting.messages, *page.messages)}
+    messages = _sorted(together.values(), query)
+    is_backward = query.direction == "backward"
+    for part in (page, waiting):
+        if part.has_more and part.messages:
+            # Behind the end of a part that is cut, there are messages that are not known here.
+            end = part.messages[-1].timestamp
+            messages = [m for m in messages if (m.timestamp >= end if is_backward else m.timestamp <= end)]
+    return _cut(messages, query, page.has_more or waiting.has_more)
 
 
 def _cut(messages: list[Message], query: HistoryQuery, has_more: bool) -> Page:

@@ -9,34 +9,43 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-from collections.abc import Awaitable, Callable
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import txredisapi
+from OpenSSL.SSL import Error as SSLError
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsock.errors import ConfigError, Unavailable
 
-__all__ = ["RedisConnection", "RedisUrl", "Script", "Subscriptions"]
+__all__ = ["RedisConnection", "RedisUrl", "Script", "Subscriptions", "all_answers"]
 
 _DEFAULT_PORT = 6379
+_SENTINEL_PORT = 26379
+_CONNECT_SECONDS = 5
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisUrl:
     """Where a Redis server is and how to log in: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+sentinel://``.
 
+    With TLS the server's certificate is verified against the system's authorities, or those in ``?ssl_ca_certs=FILE``.
     Its text never shows the password.
     """
 
@@ -44,6 +53,7 @@ class RedisUrl:
     port: int
     path: str = ""
     is_tls: bool = False
+    ca_file: str = ""
     username: str | None = None
     password: str | None = None
     database: int = 0
@@ -55,11 +65,15 @@ class RedisUrl:
         """Reads a URL. Raises :class:`ConfigError` that says what is wrong, without the password."""
         try:
             return _parse(text)
-        except ValueError as e:
-            raise ConfigError(
-                f"redis: this is no URL of a Redis server ({e}); it takes redis://[user:password@]host:port/database,"
-                " rediss://… for TLS, unix:///path?db=0, or redis+sentinel://host:port,host:port/service/database"
-            ) from e
+        except _Unreadable as e:
+            reason = str(e)
+        except ValueError:
+            # What the library says of it may hold a part of the password.
+            reason = "its host or port can't be read; in a password, / # ? @ are written %2F %23 %3F %40"
+        raise ConfigError(
+            f"redis: this is no URL of a Redis server ({reason}); it takes redis://[user:password@]host:port/database,"
+            " rediss://… for TLS, unix:///path?db=0, or redis+sentinel://host:port,host:port/service/database"
+        )
 
     def __str__(self) -> str:
         if self.path:
@@ -73,52 +87,77 @@ class RedisUrl:
     def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
         """How to connect to the server."""
         if self.path:
-            return UNIXClientEndpoint(reactor, self.path)
+            return UNIXClientEndpoint(reactor, self.path, timeout=_CONNECT_SECONDS)
         if self.sentinels:
             return SentinelEndpoint(self, reactor)
         return self.host_endpoint(reactor, self.host, self.port)
 
     def host_endpoint(self, reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
         """How to connect to this host of the service."""
-        endpoint = HostnameEndpoint(reactor, host, port)
-        return wrapClientTLS(optionsForClientTLS(host), endpoint) if self.is_tls else endpoint
+        endpoint = HostnameEndpoint(reactor, host, port, timeout=_CONNECT_SECONDS)
+        return wrapClientTLS(optionsForClientTLS(host, self._authorities()), endpoint) if self.is_tls else endpoint
+
+    def _authorities(self) -> Any:
+        """Who may vouch for the server."""
+        if not self.ca_file:
+            return platformTrust()
+        try:
+            text = Path(self.ca_file).read_text("ascii")
+            blocks = re.findall("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", text, re.DOTALL)
+            return trustRootFromCertificates([Certificate.loadPEM(block) for block in blocks])
+        except (OSError, ValueError, SSLError) as e:
+            raise ConfigError(f"redis: the certificates in {self.ca_file} (ssl_ca_certs) can't be read: {e}") from e
+
+
+class _Unreadable(Exception):
+    """Why a URL can't be read; without what is secret in it."""
 
 
 def _parse(text: str) -> RedisUrl:
     url = urlsplit(text)
-    username = unquote(url.username) if url.username else None
-    password = unquote(url.password) if url.password else None
+    query = parse_qs(url.query)
+    login, _, hosts = url.netloc.rpartition("@")
+    user, _, word = login.partition(":")
+    username, password = unquote(user) or None, unquote(word) or None
+    if username and not password:
+        raise _Unreadable("there is a user without a password")
+    parts = [unquote(part) for part in url.path.split("/") if part]
     if url.scheme == "unix":
-        database = int(parse_qs(url.query).get("db", ["0"])[0])
-        return RedisUrl(host="", port=0, path=url.path, username=username, password=password, database=database)
-    parts = [part for part in url.path.split("/") if part]
-    if url.scheme in ("redis+sentinel", "rediss+sentinel"):
-        hosts = url.netloc.rpartition("@")[2].split(",")
+        if not parts:
+            raise _Unreadable("the path of the socket is missing")
+        database = _database(query.get("db", ["0"])[0])
         return RedisUrl(
-            host="",
-            port=0,
-            is_tls=url.scheme == "rediss+sentinel",
-            username=username,
-            password=password,
-            sentinels=tuple(_host_port(host, 26379) for host in hosts),
-            service=parts[0] if parts else "mymaster",
-            database=int(parts[1]) if len(parts) > 1 else 0,
+            host="", port=0, path=unquote(url.path), username=username, password=password, database=database
         )
-    if url.scheme not in ("redis", "rediss") or not url.hostname:
-        raise ValueError("the scheme is none of redis, rediss, unix, redis+sentinel, or the host is missing")
+    if url.scheme not in ("redis", "rediss", "redis+sentinel", "rediss+sentinel") or not hosts:
+        raise _Unreadable("the scheme is none of redis, rediss, unix, redis+sentinel, or the host is missing")
+    has_sentinels = url.scheme.endswith("+sentinel")
+    numbers = parts[1:] if has_sentinels else parts
+    first = _host_port(hosts, _DEFAULT_PORT) if not has_sentinels else ("", 0)
     return RedisUrl(
-        host=url.hostname,
-        port=url.port or _DEFAULT_PORT,
-        is_tls=url.scheme == "rediss",
+        host=first[0],
+        port=first[1],
+        is_tls=url.scheme.startswith("rediss"),
+        ca_file=query.get("ssl_ca_certs", [""])[0],
         username=username,
         password=password,
-        database=int(parts[0]) if parts else 0,
+        database=_database(numbers[0]) if numbers else 0,
+        sentinels=tuple(_host_port(host, _SENTINEL_PORT) for host in hosts.split(",")) if has_sentinels else (),
+        service=(parts[0] if parts else "mymaster") if has_sentinels else "",
     )
 
 
+def _database(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise _Unreadable("the database is no number")
+    return int(text)
+
+
 def _host_port(text: str, default: int) -> tuple[str, int]:
-    host, _, port = text.partition(":")
-    return host, int(port or default)
+    url = urlsplit(f"//{text}")
+    if not url.hostname:
+        raise _Unreadable("the host is missing")
+    return url.hostname, default if url.port is None else url.port
 
 
 @implementer(IStreamClientEndpoint)
@@ -138,6 +177,8 @@ class SentinelEndpoint:
         for host, port in self._url.sentinels:
             try:
                 master = await self._ask(host, port)
+            except CancelledError:
+                raise
             except Exception:
                 # A sentinel that is away is what the others are for.
                 continue
@@ -229,8 +270,13 @@ class RedisConnection:
         self._service.startService()
 
     def when_up(self) -> Deferred[Any]:
-        """Fires when the connection can be used; fails when the first attempt did."""
-        return self._service.whenConnected(failAfterFailures=1)
+        """Fires when the connection can be used; fires :class:`Unavailable` when the next attempt fails."""
+        return self._service.whenConnected(failAfterFailures=1).addErrback(self._unreachable)
+
+    def _unreachable(self, failure: Failure) -> None:
+        if failure.check(Unavailable, CancelledError):
+            failure.raiseException()
+        raise Unavailable(f"{self._url} can't be used: {failure.value}") from failure.value
 
     async def stop(self) -> None:
         """Ends the connection for good."""
@@ -259,7 +305,10 @@ class RedisConnection:
             self._protocol.transport.abortConnection()
 
     def _send(self, protocol: Any, command: tuple[Any, ...], seconds: float) -> Deferred[Any]:
-        answer: Deferred[Any] = protocol.execute_command(*command)
+        try:
+            answer: Deferred[Any] = protocol.execute_command(*command)
+        except txredisapi.ConnectionError:
+            return fail(Unavailable(f"{self._url} is away: repeat the request", retry_after=1.0))
         answer.addTimeout(seconds, self._reactor)
         return answer.addErrback(self._translate, protocol)
 
@@ -270,6 +319,9 @@ class RedisConnection:
         if failure.check(txredisapi.ConnectionError):
             raise Unavailable(f"{self._url} is away: repeat the request", retry_after=1.0) from failure.value
         if failure.check(txredisapi.ResponseError) and _is_outage(str(failure.value)):
+            if str(failure.value).startswith(("READONLY", "MASTERDOWN")):
+                # This was the master; who is it now is asked with the next connection.
+                protocol.transport.abortConnection()
             raise Unavailable(f"{self._url} can't do this now: repeat the request", retry_after=1.0) from failure.value
         return failure
 
@@ -306,6 +358,10 @@ class RedisConnection:
             await self._send(protocol, login, self._timeout_seconds)
         if url.database:
             await self._send(protocol, ("SELECT", url.database), self._timeout_seconds)
+        if url.sentinels:
+            role = await self._send(protocol, ("ROLE",), self._timeout_seconds)
+            if role[0] != b"master":
+                raise Unavailable(f"{url}: the server that the sentinels name is no master yet")
 
     def _lost(self, _: object, protocol: Any) -> None:
         if self._protocol is protocol:
@@ -316,9 +372,26 @@ class RedisConnection:
                 self._on_lost()
 
 
+_OUTAGES = ("LOADING", "BUSY ", "READONLY", "OOM", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF")
+"""How the answers begin that say so; BUSYGROUP is no outage."""
+
+
+async def all_answers(waiting: Iterable[Deferred[_T]]) -> list[_T]:
+    """The results of what is under way at once; the first failure when there is one."""
+    left = deque(waiting)
+    answers = []
+    try:
+        while left:
+            answers.append(await left.popleft())
+    finally:
+        for deferred in left:
+            deferred.addErrback(lambda _: None)
+    return answers
+
+
 def _is_outage(text: str) -> bool:
     """Whether the answer says that the server can't serve now, rather than that the command is wrong."""
-    return text.startswith(("LOADING", "BUSY", "READONLY", "OOM", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF"))
+    return text.startswith(_OUTAGES)
 
 
 class Subscriptions(txredisapi.SubscriberProtocol):  # type: ignore[misc]

@@ -8,6 +8,7 @@ until it is done.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from itertools import groupby
 from typing import Any
 
@@ -24,23 +25,32 @@ _QUEUE = "wsock:queue"
 _DEAD = "wsock:dead"
 _GROUP = "persist"
 _BLOCK_MS = 2000
-_TAKE_OVER_MS = 15_000
+_FORGET_MS = 3_600_000
 _MAX_DEAD = 10_000
+_SLOW_SECONDS = 15.0
+"""How long a piece of work may take to come: 500 messages of the largest size, over a slow network."""
 
-_fetch, _done = Script.load("fetch"), Script.load("done")
+_fetch, _done, _forget = map(Script.load, ("fetch", "done", "forget"))
 
 
 @implementer(IWorkQueue)
 class RedisQueue:
-    """The queue of a shard, as the consumer ``node`` sees it. ``idle_seconds`` is how long an idle log is kept."""
+    """The queue of a shard, as the consumer ``node`` sees it.
+
+    ``idle_seconds`` is how long an idle log is kept; work that another consumer has had for ``take_over_seconds`` is
+    taken over.
+    """
 
     _log = Logger()
 
-    def __init__(self, shard: RedisShard, node: str, idle_seconds: float) -> None:
+    def __init__(self, shard: RedisShard, node: str, idle_seconds: float, *, take_over_seconds: float = 15.0) -> None:
         self._shard = shard
         self._node = node
         self._idle_ms = int(idle_seconds * 1000)
-        self._connection: RedisConnection = shard.connect(scripts=(_fetch, _done), prepare=self._create_group)
+        self._take_over_ms = int(take_over_seconds * 1000)
+        self._connection: RedisConnection = shard.connect(
+            scripts=(_fetch, _done, _forget), prepare=self._create_group, timeout_seconds=_SLOW_SECONDS
+        )
         self._take_over_from = "0-0"
         self._is_recovering = True
 
@@ -83,6 +93,7 @@ class RedisQueue:
         except Exception as e:
             if not str(e).startswith("BUSYGROUP"):
                 raise
+        await connection.run(_forget, _GROUP, _FORGET_MS)
 
     async def _left_undone(self, limit: int) -> list[Any]:
         """What this consumer had before it was interrupted, then what others left."""
@@ -92,7 +103,7 @@ class RedisQueue:
             if entries:
                 return entries
         answer = await self._grouped(
-            "XAUTOCLAIM", _QUEUE, _GROUP, self._node, _TAKE_OVER_MS, self._take_over_from, "COUNT", limit
+            "XAUTOCLAIM", _QUEUE, _GROUP, self._node, self._take_over_ms, self._take_over_from, "COUNT", limit
         )
         self._take_over_from = answer[0].decode()
         return [entry for entry in answer[1] if entry is not None and entry[1] is not None]
@@ -111,7 +122,7 @@ class RedisQueue:
         try:
             return await self._connection.call(*command, timeout_seconds=seconds)
         except Exception as e:
-            if not str(e).startswith("NOGROUP"):
+            if not str(e).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
         await self._create_group(self._connection)
         return await self._connection.call(*command, timeout_seconds=seconds)
@@ -120,7 +131,7 @@ class RedisQueue:
         ids = [entry[0].decode() for entry in entries]
         fields = [_fields(entry[1]) for entry in entries]
         events = [
-            Event(id=f"{id}@{f['a']}", app=f["a"], channel=f["c"], type=f["t"], data=f["d"].encode())
+            Event(id=_event_id(id, f), app=f["a"], channel=f["c"], type=f["t"], data=f["d"].encode())
             for id, f in zip(ids, fields, strict=True)
             if f["k"] == "e"
         ]
@@ -143,6 +154,12 @@ class RedisQueue:
                     "{missing} messages of {channel} are gone from Redis unpersisted", missing=missing, channel=channel
                 )
         return found
+
+
+def _event_id(id: str, fields: dict[str, str]) -> str:
+    """The same each time the entry is worked off, and another for each event, on whatever server its channel lives."""
+    content = "\0".join(fields[name] for name in ("a", "c", "t", "d"))
+    return f"{id}-{blake2b(content.encode(), digest_size=8).hexdigest()}"
 
 
 def _fields(flat: Sequence[bytes]) -> dict[str, str]:

@@ -10,5 +10,6 @@ A database is started before and stopped after what uses it::
 from wsock.backends.sqlite_database import SqliteDatabase
 from wsock.backends.sqlite_directory import SqliteDirectory
 from wsock.backends.sqlite_messages import SqliteMessages
+from wsock.backends.sqlite_outbox import SqliteOutbox
 
-__all__ = ["SqliteDatabase", "SqliteDirectory", "SqliteMessages"]
+__all__ = ["SqliteDatabase", "SqliteDirectory", "SqliteMessages", "SqliteOutbox"]

@@ -10,7 +10,7 @@ import msgspec
 from zope.interface import implementer
 
 from wsock.backends.sqlite_database import SqliteDatabase
-from wsock.interfaces import Account, App, IDirectory, Key
+from wsock.interfaces import Account, App, Endpoint, IDirectory, Key
 
 __all__ = ["SqliteDirectory"]
 
@@ -19,12 +19,14 @@ _KEY = (
     "id, app, name, created_at, api_key_hash, algorithm, secret, issuer, audience, permissions, client_ids,"
     " expires_at, is_revoked"
 )
+_ENDPOINT = "id, app, url, created_at, events, channels, is_enabled"
 _ACCOUNT = "id, email, password_hash, created_at, role"
 
 _TAKEN = {
     "app.id": "an app has this id already",
     "key.id": "a key has this id already",
     "key.api_key_hash": "a key has this API key already",
+    "endpoint.id": "an endpoint has this id already",
     "account.id": "an account has this id already",
     "account.folded_email": "an account has this e-mail address already",
 }
@@ -63,6 +65,17 @@ class SqliteDirectory:
         row = await self._row(f"SELECT {_ACCOUNT} FROM account WHERE folded_email = ?", email.casefold())
         return None if row is None else _account(row)
 
+    async def endpoints(self, app: str) -> list[Endpoint]:
+        """The endpoints of this app, in the order of their ids."""
+        statement = f"SELECT {_ENDPOINT} FROM endpoint WHERE app = ? ORDER BY id"
+        return await self._database.read(
+            lambda connection: [_endpoint(row) for row in connection.execute(statement, (app,))]
+        )
+
+    async def add_endpoint(self, endpoint: Endpoint) -> None:
+        """Stores an endpoint. Raises ``ValueError`` when its id is taken or its app does not exist."""
+        await self._database.write(partial(_add_endpoint, endpoint))
+
     async def is_empty(self) -> bool:
         """Whether there is no app yet."""
         return await self._row("SELECT 1 FROM app LIMIT 1") is None
@@ -96,6 +109,13 @@ def _key(row: tuple[Any, ...]) -> Key:
     return Key(**values)
 
 
+def _endpoint(row: tuple[Any, ...]) -> Endpoint:
+    values = dict(zip(_ENDPOINT.split(", "), row, strict=True))
+    values["events"] = msgspec.json.decode(values["events"], type=tuple[str, ...])
+    values["is_enabled"] = bool(values["is_enabled"])
+    return Endpoint(**values)
+
+
 def _account(row: tuple[Any, ...]) -> Account:
     return Account(**dict(zip(_ACCOUNT.split(", "), row, strict=True)))
 
@@ -120,15 +140,32 @@ def _create(app: App, keys: list[Key], account: Account, connection: sqlite3.Con
             ),
         )
     except sqlite3.IntegrityError as e:
-        constraint = str(e).rpartition(": ")[2]
-        raise ValueError(_TAKEN.get(constraint, f"it does not go with what is stored: {constraint}")) from e
+        raise _taken(e) from e
 
 
 def _create_key(connection: sqlite3.Connection, key: Key) -> None:
-    values = msgspec.structs.asdict(key) | {"permissions": _json(key.permissions)}
-    columns = _KEY.split(", ")
-    marks = ", ".join("?" * len(columns))
-    connection.execute(f"INSERT INTO key ({_KEY}) VALUES ({marks})", [values[column] for column in columns])
+    _insert(connection, "key", _KEY, msgspec.structs.asdict(key) | {"permissions": _json(key.permissions)})
+
+
+def _add_endpoint(endpoint: Endpoint, connection: sqlite3.Connection) -> None:
+    if connection.execute("SELECT 1 FROM app WHERE id = ?", (endpoint.app,)).fetchone() is None:
+        raise ValueError("there is no app with this id")
+    values = msgspec.structs.asdict(endpoint) | {"events": _json(endpoint.events)}
+    try:
+        _insert(connection, "endpoint", _ENDPOINT, values)
+    except sqlite3.IntegrityError as e:
+        raise _taken(e) from e
+
+
+def _insert(connection: sqlite3.Connection, table: str, columns: str, values: dict[str, Any]) -> None:
+    names = columns.split(", ")
+    marks = ", ".join("?" * len(names))
+    connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", [values[name] for name in names])
+
+
+def _taken(error: sqlite3.IntegrityError) -> ValueError:
+    constraint = str(error).rpartition(": ")[2]
+    return ValueError(_TAKEN.get(constraint, f"it does not go with what is stored: {constraint}"))
 
 
 def _json(value: Any) -> str:

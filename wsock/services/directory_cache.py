@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from wsock.interfaces import App, IDirectory, Key
 
-__all__ = ["DirectoryCache", "Recent"]
+__all__ = ["DirectoryCache", "Lookups", "Recent"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -49,8 +49,11 @@ class Recent(Generic[K, V]):
 
 
 @dataclass(slots=True)
-class _Lookups(Generic[V]):
-    """One kind of look-up, by one name."""
+class Lookups(Generic[V]):
+    """One kind of look-up, by one name; an answer is good for ``seconds``, and ``size`` of them are remembered.
+
+    Look-ups of the same name that run at once are one. Errors are passed on and not remembered.
+    """
 
     fetch: Callable[[str], Awaitable[V | None]]
     now: Callable[[], float]
@@ -65,6 +68,7 @@ class _Lookups(Generic[V]):
         self.missing = Recent(self.size)
 
     async def get(self, name: str) -> V | None:
+        """What was found lately, or is found now."""
         entry = self.found.get(name)
         if entry is not None and self._is_fresh(entry[0]):
             return entry[1]
@@ -108,9 +112,9 @@ class DirectoryCache:
     """
 
     def __init__(self, directory: IDirectory, now: Callable[[], float], *, seconds: float, size: int) -> None:
-        self._apps: _Lookups[App] = _Lookups(directory.app, now, seconds, size)
-        self._keys: _Lookups[Key] = _Lookups(directory.key, now, seconds, size)
-        self._hashes: _Lookups[Key] = _Lookups(directory.key_by_hash, now, seconds, size)
+        self._apps: Lookups[App] = Lookups(directory.app, now, seconds, size)
+        self._keys: Lookups[Key] = Lookups(directory.key, now, seconds, size)
+        self._hashes: Lookups[Key] = Lookups(directory.key_by_hash, now, seconds, size)
 
     async def app(self, id: str) -> App | None:
         """The app of this id."""

@@ -149,7 +149,10 @@ class Hub:
     def join(self, topic: Topic, outlet: Outlet) -> None:
         """Live delivery to the outlet starts behind the topic's position, exactly."""
         self._turn.flush()
+        is_first = not topic.outlets
         topic.outlets[outlet] = None
+        if is_first:
+            self._broker.occupy(topic.app, topic.channel)
 
     def join_at(self, topic: Topic, outlet: Outlet, position: Position) -> None:
         """Live delivery starts behind this position, which the topic has reached or will."""
@@ -167,6 +170,8 @@ class Hub:
         if outlet in topic.outlets:
             self._turn.flush()
             del topic.outlets[outlet]
+            if not topic.outlets:
+                self._broker.vacate(topic.app, topic.channel)
 
     def watch(self, topic: Topic, outlet: Outlet) -> None:
         """The outlet gets the topic's presence changes, subscribed or not."""

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from wsock.errors import Unavailable
 from wsock.interfaces import Event, IMessageStore, IWorkQueue, Rejected, Work
 from wsock.protocol.codec import encode
+from wsock.protocol.messages import Message
 
 __all__ = ["Persister"]
 
@@ -25,7 +26,11 @@ _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 5.0
 
 
 class Persister(Service):
-    """Works off one queue. ``record`` is given the events of each piece of work before that is done."""
+    """Works off one queue.
+
+    ``record`` is given the events and the messages (by app) of each piece of work before that is done, and may be given
+    them again.
+    """
 
     _log = Logger()
 
@@ -33,7 +38,7 @@ class Persister(Service):
         self,
         queue: IWorkQueue,
         store: IMessageStore,
-        record: Callable[[list[Event]], Awaitable[None]],
+        record: Callable[[list[Event], dict[str, list[Message]]], Awaitable[None]],
         clock: IReactorTime,
     ) -> None:
         self._queue = queue
@@ -79,7 +84,7 @@ class Persister(Service):
         while True:
             try:
                 await self._store_messages(work)
-                await self._record(work.events)
+                await self._record(work.events, work.messages)
                 break
             except Unavailable:
                 # Kept at hand: taking it again would wait until the queue believes this node dead.

@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from wsock.errors import Code, Refused, Unavailable
-from wsock.interfaces import IPresenceStore
+from wsock.interfaces import IPresenceStore, Stray
 from wsock.protocol.frames import Member
 from wsock.protocol.presence import LeaveReason
 
@@ -145,6 +145,18 @@ class Presence(Service):
         await self._settle()
         return await self._store.adopt(app, client_id, connection)
 
+    async def _bring_home(self, stray: Stray) -> None:
+        """A client lost a connection on another node and has one here: that takes over what the lost one held."""
+        homes = self._homes.get((stray.app, stray.client_id))
+        if not homes:
+            return
+        try:
+            await list(homes.values())[-1]()
+        except Unavailable:
+            raise
+        except Exception:
+            self._log.failure("a client's members could not be brought to its other connection")
+
     async def _release(self, act: Callable[[], Awaitable[None]]) -> None:
         try:
             await act()
@@ -187,6 +199,8 @@ class Presence(Service):
         """
         try:
             await self._settle()
+            for stray in await self._store.strays():
+                await self._bring_home(stray)
             await self._store.reap(self._now())
         except Unavailable as e:
             if not self._is_failing:

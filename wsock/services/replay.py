@@ -129,13 +129,16 @@ class Replay:
         if not self._is_current(cursor):
             return
         try:
-            messages = await self._broker.read(topic.app, topic.channel, cursor.position, _PAGE)
+            page = await self._broker.read(topic.app, topic.channel, cursor.position, _PAGE)
         except Gone:
             cursor.position = topic.position
             if self._is_current(cursor):
                 self._turn.send(self._outlet, text_frame(encode(recovery_failed(topic.channel))))
                 self._tell(cursor, topic.position)
             return
+        # The log may be ahead of what this node was told. That comes later: it is newer than the messages of other
+        # channels that are not told yet either.
+        messages = [message for message in page if message.sequence <= topic.sequence]
         self._take(cursor, messages)
         if len(messages) < _PAGE:
             # What came while the end of the log was read is at hand: so a busy channel is caught up with as well.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wsock.errors import Code, Gone, Refused
+from wsock.errors import Code, Gone, Refused, Unavailable
 from wsock.protocol.channels import check_channel
 from wsock.protocol.frames import Ack, Request, Resumed, Unsubscribed
 from wsock.protocol.messages import HistoryQuery, Message
@@ -102,7 +102,18 @@ class _Start:
 
 
 async def resume(peer: Peer, request: Resume) -> None:
-    """Answered by ``subscribed`` for each channel, then ``ack`` with the id ``resume``, then all that was missed."""
+    """Answered by ``subscribed`` for each channel, then ``ack`` with the id ``resume``, then all that was missed.
+
+    While a store is away the connection is reset instead: an SDK does nothing about a resume that fails, and would
+    hear nothing from then on; after a reset it comes back and resumes.
+    """
+    try:
+        await _resume(peer, request)
+    except Unavailable:
+        peer.outlet.abort()
+
+
+async def _resume(peer: Peer, request: Resume) -> None:
     positions = request.positions
     since = 0
     if positions is not None:
@@ -141,6 +152,9 @@ async def _open_all(peer: Peer, names: tuple[str, ...]) -> list[Topic]:
                 text = f"this connection would have more than {peer.services.max_channels} channels"
                 raise Refused(Code.LIMIT_EXCEEDED, f"{text} (limits.channels_per_connection)")
             topics.append(await _open(peer, name))
+        except Unavailable:
+            _close_all(peer, topics)
+            raise
         except Refused as e:
             peer.refuse(e, channel=name)
             peer.send(Unsubscribed(name))

@@ -6,12 +6,15 @@ local packed = redis.call('GET', key)
 -- Times of opening and counts in turn, the oldest group first.
 local groups = packed and cmsgpack.unpack(packed) or {}
 
+local function keep(kept) redis.call('SET', key, cmsgpack.pack(kept), 'PX', math.ceil(window * 2000) + 1000) end
+
 local newest = groups[#groups - 1]
 if newest and newest > now then
   if newest - now < window then
     now = newest
   else
     for i = 1, #groups, 2 do groups[i] = groups[i] - (newest - now) end
+    keep(groups)
   end
 end
 local kept, total = {}, 0
@@ -34,5 +37,5 @@ if #kept > 0 and kept[#kept] < math.ceil(limit / 64) then
 else
   kept[#kept + 1], kept[#kept + 2] = now, 1
 end
-redis.call('SET', key, cmsgpack.pack(kept), 'PX', math.ceil(window * 2000) + 1000)
+keep(kept)
 return '0'

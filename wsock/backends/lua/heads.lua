@@ -5,13 +5,8 @@ local gen = redis.call('HGET', meta_key, 'gen')
 if gen ~= ARGV[1] then return redis.error_reply('STALE the generation is ' .. tostring(gen)) end
 local answers = {}
 for i = 2, #ARGV, 2 do
-  local head = head_key(ARGV[i], ARGV[i + 1])
-  local epoch, sequence, timestamp = unpack(redis.call('HMGET', head, 'e', 's', 't'))
-  if not epoch then
-    epoch, sequence = new_epoch(gen), 0
-    redis.call('HSET', head, 'e', epoch, 'g', gen, 's', 0, 'u', 0)
-    redis.call('PEXPIRE', head, head_ms)
-  end
+  local epoch, sequence, timestamp = unpack(redis.call('HMGET', head_key(ARGV[i], ARGV[i + 1]), 'e', 's', 't'))
+  if not epoch then epoch, sequence, timestamp = new_head(gen, ARGV[i], ARGV[i + 1]) end
   answers[#answers + 1] = {epoch, tonumber(sequence), tonumber(timestamp or 0),
     redis.call('GET', version_key(ARGV[i], ARGV[i + 1])) or '0'}
 end

@@ -3,6 +3,6 @@
 local run, gen = unpack(redis.call('HMGET', meta_key, 'run', 'gen'))
 if run ~= ARGV[1] then
   gen = ARGV[2]
-  redis.call('HSET', meta_key, 'run', ARGV[1], 'gen', gen, 'since', now_ms())
+  redis.call('HSET', meta_key, 'run', ARGV[1], 'gen', gen, 'since', now_ms(), 'began', now_ms())
 end
 return gen

@@ -1,9 +1,16 @@
 -- The messages of a channel behind a position. ARGV: app, channel, epoch, sequence, limit.
--- Returns {epoch, sequence, epoch before, sequence kept of it, entries}; without a head nothing.
+-- Returns {epoch, sequence, last sequence kept of the position's epoch or -1, entries}; without a head nothing.
 local app, channel, epoch, after, limit = unpack(ARGV)
-local now_epoch, sequence, previous, kept = unpack(redis.call('HMGET', head_key(app, channel), 'e', 's', 'pe', 'ps'))
-if not now_epoch then return {} end
-after = tonumber(after)
-if epoch == previous and after > tonumber(kept) then after = tonumber(kept) end
-local entries = redis.call('XRANGE', log_key(app, channel), (after + 1) .. '-0', '+', 'COUNT', limit)
-return {now_epoch, tonumber(sequence), previous or '', tonumber(kept or 0), entries}
+local current, sequence, past = unpack(redis.call('HMGET', head_key(app, channel), 'e', 's', 'p'))
+if not current then return {} end
+sequence = tonumber(sequence)
+local kept = epoch == current and sequence or nil
+if not kept then
+  for before, last in string.gmatch(past or '', '(%S+):(%d+)') do
+    if before == epoch then kept = tonumber(last) end
+  end
+end
+if not kept then return {current, sequence, -1, {}} end
+local start = math.min(tonumber(after), kept) + 1
+local entries = redis.call('XRANGE', log_key(app, channel), start .. '-0', '+', 'COUNT', limit)
+return {current, sequence, kept, entries}

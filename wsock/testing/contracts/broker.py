@@ -79,8 +79,12 @@ class BrokerContract(TestCase):
     """Mix it in and provide ``make_broker``.
 
     It is called with the number of messages of a channel that can be recovered, and makes an empty broker, ready for
-    use, that nobody listens to yet. A broker that delivers later than it acknowledges also overrides ``settled``.
+    use, that nobody listens to yet. A broker that delivers later than it acknowledges also overrides ``settled``. Where
+    channels are stamped by several clocks, ``has_one_clock`` is false: timestamps are not compared across channels, and
+    a timestamp's place may be told earlier than it is.
     """
+
+    has_one_clock = True
 
     make_broker: Callable[[int], Awaitable[IBroker]]
     broker: IBroker
@@ -156,7 +160,8 @@ class BrokerContract(TestCase):
 
     async def test_timestamps_rise(self) -> None:
         """Timestamps are unique in an app and rise in the order of the calls, at a rate that allows it."""
-        accepted = [self.broker.publish(make_publication(channel=f"room-{n % 3}")) for n in range(90)]
+        channels = 3 if self.has_one_clock else 1
+        accepted = [self.broker.publish(make_publication(channel=f"room-{n % channels}")) for n in range(90)]
 
         receipts = await gatherResults(accepted, consumeErrors=True)
 
@@ -221,6 +226,7 @@ class BrokerContract(TestCase):
         """Attaching again changes nothing: messages are delivered once."""
         await self.broker.attach("app", "room")
         await self.publish(1)
+        await self.receiver.told(1)
 
         position = await self.broker.attach("app", "room")
 
@@ -370,10 +376,14 @@ class BrokerContract(TestCase):
 
         for receipt in receipts:
             located = await self.broker.locate("app", "room", receipt.timestamp)
+            if not self.has_one_clock:
+                self.assertLess(located.start, Position(epoch, receipt.sequence))
+                continue
             self.assertEqual(located.start, Position(epoch, receipt.sequence - 1))
             self.assertEqual((located.ties, located.is_complete), (1, True))
-        between = await self.broker.locate("app", "room", receipts[2].timestamp + 1)
-        self.assertEqual((between.start.sequence, between.ties), (3, 0))
+        if self.has_one_clock:
+            between = await self.broker.locate("app", "room", receipts[2].timestamp + 1)
+            self.assertEqual((between.start.sequence, between.ties), (3, 0))
 
     async def test_locate_at_the_ends(self) -> None:
         """Before the first message is the start; behind the last one is the channel's position."""
@@ -382,8 +392,10 @@ class BrokerContract(TestCase):
         first = await self.broker.locate("app", "room", receipts[0].timestamp - 1)
         last = await self.broker.locate("app", "room", receipts[2].timestamp + 1)
 
-        self.assertEqual((first.start.sequence, first.ties, first.is_complete), (0, 0, True))
-        self.assertEqual((last.start.sequence, last.ties, last.is_complete), (3, 0, True))
+        self.assertEqual((first.start.sequence, first.ties), (0, 0))
+        if self.has_one_clock:
+            self.assertTrue(first.is_complete)
+            self.assertEqual((last.start.sequence, last.ties, last.is_complete), (3, 0, True))
 
     async def test_locate_beyond_the_window_is_incomplete(self) -> None:
         """A timestamp behind which messages are no longer kept is told to be incomplete."""
@@ -393,8 +405,10 @@ class BrokerContract(TestCase):
         early = await self.broker.locate("app", "room", receipts[3].timestamp)
         late = await self.broker.locate("app", "room", receipts[25].timestamp)
 
-        self.assertEqual((early.is_complete, late.is_complete), (False, True))
-        self.assertEqual(late.start.sequence, 25)
+        self.assertFalse(early.is_complete)
+        if self.has_one_clock:
+            self.assertTrue(late.is_complete)
+            self.assertEqual(late.start.sequence, 25)
         messages = await self.broker.read("app", "room", early.start, 100)
         self.assertEqual(messages[-1].sequence, 30)
 

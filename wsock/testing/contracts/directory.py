@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from zope.interface.verify import verifyObject
 
-from wsock.interfaces import Account, App, IDirectory, Key
+from wsock.interfaces import Account, App, Endpoint, IDirectory, Key
 
 if TYPE_CHECKING:
     from twisted.trial.unittest import TestCase
@@ -42,6 +42,17 @@ PLAIN_KEY = Key(id="key-2", app="shop", name="Browser", created_at=1)
 ACCOUNT = Account(
     id="account-1", email="\u00c9mile@Example.org", password_hash="$argon2id$x", created_at=2, role="admin"
 )
+
+ENDPOINT = Endpoint(
+    id="endpoint-2",
+    app="shop",
+    url="https://h\u00f6oks.example.org/in?a=1",
+    created_at=1_700_000_002,
+    events=("presence.*", "message.published"),
+    channels="orders:*",
+    is_enabled=False,
+)
+PLAIN_ENDPOINT = Endpoint(id="endpoint-1", app="shop", url="https://example.org", created_at=1)
 
 
 class DirectoryContract(TestCase):
@@ -127,6 +138,32 @@ class DirectoryContract(TestCase):
             await self.directory.create(APP, [_other_key("new", "")], ACCOUNT)
 
         self.assertTrue(await self.directory.is_empty())
+
+    async def test_endpoints_of_an_app(self) -> None:
+        """They come back with every field as it was, in the order of their ids; those of other apps are apart."""
+        await self.directory.create(APP, [], ACCOUNT)
+        account = Account(id="account-2", email="b@example.org", password_hash="x", created_at=1)
+        await self.directory.create(App(id="other", name="Other", created_at=1), [], account)
+        theirs = Endpoint(id="endpoint-3", app="other", url="https://example.org", created_at=1)
+
+        for endpoint in (ENDPOINT, theirs, PLAIN_ENDPOINT):
+            await self.directory.add_endpoint(endpoint)
+
+        self.assertEqual(await self.directory.endpoints("shop"), [PLAIN_ENDPOINT, ENDPOINT])
+        self.assertEqual(await self.directory.endpoints("other"), [theirs])
+        self.assertEqual(await self.directory.endpoints("nobody"), [])
+
+    async def test_endpoint_that_does_not_fit_is_refused(self) -> None:
+        """An id is taken once, whatever the app, and an endpoint belongs to an app that is there."""
+        await self.directory.create(APP, [], ACCOUNT)
+        await self.directory.add_endpoint(ENDPOINT)
+
+        for id, app in (("endpoint-2", "shop"), ("endpoint-9", "other")):
+            with self.assertRaises(ValueError):
+                await self.directory.add_endpoint(Endpoint(id=id, app=app, url="https://b", created_at=1))
+
+        self.assertEqual(await self.directory.endpoints("shop"), [ENDPOINT])
+        self.assertEqual(await self.directory.endpoints("other"), [])
 
 
 def _other_key(id: str, api_key_hash: str) -> Key:

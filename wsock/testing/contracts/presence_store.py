@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zope.interface.verify import verifyObject
 
 from wsock.errors import Code, Refused
-from wsock.interfaces import IPresenceStore
+from wsock.interfaces import IPresenceStore, Stray
 from wsock.protocol.presence import LeaveReason, PresenceChange
 from wsock.testing.fakes import RecordingReceiver
 
@@ -239,7 +239,7 @@ class PresenceStoreContract(TestCase):
         await self.enters("a1", b'{"x":1}')
         await self.is_lost("a1", NOW + 10)
 
-        await self.store.reap(NOW + 9.9)
+        await self.store.reap(NOW + 9)
         await self.assert_present("alice")
         await self.assert_announced('enter chat alice {"x":1}')
         await self.store.reap(NOW + 10)
@@ -411,6 +411,15 @@ class PresenceStoreContract(TestCase):
         await self.store.reap(NOW + 30)
 
         await self.assert_present()
+
+    async def test_strays(self) -> None:
+        """Asking for the clients that lost a connection changes nothing, and brings no one who lost none."""
+        await self.enters("a1")
+        await self.enters("b1")
+        await self.is_lost("a1")
+
+        self.assertNotIn(Stray("shop", "bob"), [*await self.store.strays(), *await self.store.strays()])
+        self.assertEqual(await self.store.adopt("shop", "alice", "a2"), ["chat"])
 
     # Apart.
 
