@@ -240,16 +240,19 @@ class Connection(Protocol):
 
     def _track(self, answer: Deferred[None], request: Request | None, size: int) -> None:
         """Looks after what is under way; a result that is there already costs nothing more."""
-        answer.addErrback(self._failed, request)
         if answer.called and not answer.paused:
+            answer.addErrback(self._failed, request)
             return
         is_ordered = request is None or request.in_order
         if is_ordered:
             self._busy = True
         self._took(size)
-        answer.addCallback(self._done, size, is_ordered)
+        # One callback for both: a publish that waits for its broker is the hot path.
+        answer.addBoth(self._done, request, size, is_ordered)
 
-    def _done(self, _: None, size: int, is_ordered: bool) -> None:
+    def _done(self, result: Failure | None, request: Request | None, size: int, is_ordered: bool) -> None:
+        if isinstance(result, Failure):
+            self._failed(result, request)
         self._in_flight -= 1
         self._bytes_in_flight -= size
         if is_ordered:
