@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor  # noqa: TID251  # these tests need real connections
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import deferLater
@@ -139,11 +139,11 @@ class RedisTestCase(TestCase):
         return proxy
 
 
-class _Far(ProxyClient):  # type: ignore[misc]  # Twisted's module has no types
+class _Far(ProxyClient):
     """The proxy's connection to the server."""
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
-        near = self.peer
+        near: Any = self.peer
         if near.is_frozen:
             return
         if near.is_subscriber:
@@ -154,17 +154,19 @@ class _Far(ProxyClient):  # type: ignore[misc]  # Twisted's module has no types
             near.transport.write(data)
 
 
-class _FarFactory(ProxyClientFactory):  # type: ignore[misc]  # Twisted's module has no types
+class _FarFactory(ProxyClientFactory):
     protocol = _Far
     noisy = False
 
 
-class _Near(ProxyServer):  # type: ignore[misc]  # Twisted's module has no types
+class _Near(ProxyServer):
     """The node's connection to the proxy."""
 
     clientProtocolFactory = _FarFactory  # noqa: N815
     is_subscriber = False
     is_frozen = False
+    factory: Any
+    transport: Any
 
     def connectionMade(self) -> None:  # noqa: N802
         self.factory.links.append(self)
@@ -184,7 +186,7 @@ class _Near(ProxyServer):  # type: ignore[misc]  # Twisted's module has no types
         super().connectionLost(reason)
 
 
-class TcpProxy(ProxyFactory):  # type: ignore[misc]  # Twisted's module has no types
+class TcpProxy(ProxyFactory):
     """Forwards connections to a port of this machine, and knows which of them subscribed to something.
 
     What the server sends to those passes ``filter``. ``is_holding`` tells which connections get no answers until

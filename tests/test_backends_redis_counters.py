@@ -26,7 +26,7 @@ async def make_counters(case: TestCase, *urls: str) -> RedisCounters:
 class RedisCountersContractTests(CountersContract, TestCase):
     """Counters in Redis keep the contract."""
 
-    async def make_counters(self) -> RedisCounters:  # type: ignore[override]
+    async def make_counters(self) -> RedisCounters:
         """Counters over an empty server."""
         server = redis_server()
         for key in server.call(b"KEYS wsock:count:*").split(b"\r\n")[2::2]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from twisted.internet.defer import Deferred
 
 from tests.base import TestCase
 from tests.presence_nodes import NOW, Node, emptied, events, until
 from tests.servers import private_redis
+from wsock.backends.redis_nodes import LeaseTimes
 from wsock.backends.redis_presence import RedisPresence
 from wsock.errors import Unavailable
 from wsock.interfaces import Stray
@@ -27,7 +29,7 @@ class RedisPresenceContractTests(PresenceStoreContract, TestCase):
         """Where the servers are."""
         return [emptied().url]
 
-    async def make_presence_store(self, max_members: int) -> RedisPresence:  # type: ignore[override]
+    async def make_presence_store(self, max_members: int) -> RedisPresence:
         """The store of one node, over empty servers; the channels of the tests are attached."""
         self.node = await Node(self, *self.urls(), max_members=max_members).start()
         await self.node.settled()
@@ -38,7 +40,7 @@ class RedisPresenceContractTests(PresenceStoreContract, TestCase):
     async def announced(self) -> None:
         """What each server announced up to now has come: its pub/sub connection answers in order."""
         for shard in self.node.broker.shards:
-            await shard._subscriptions.call("PING")
+            await shard.subscriptions.call("PING")
 
 
 class TwoServersContractTests(RedisPresenceContractTests):
@@ -66,7 +68,7 @@ class TwoServersContractTests(RedisPresenceContractTests):
 class TwoNodesTests(TestCase):
     """Two nodes with one Redis server."""
 
-    async def setUp(self) -> None:
+    async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
         """Makes both, with ``chat`` attached."""
         self.server = emptied()
         self.a = await Node(self, self.server.url, backlog=1000).start("chat")
@@ -76,7 +78,7 @@ class TwoNodesTests(TestCase):
     async def told(self, *lines: str) -> None:
         """Both nodes were told just this."""
         for node in (self.a, self.b):
-            await until(lambda node=node: len(node.lines) >= len(lines), f"{lines}")
+            await until(partial(_has_lines, node, len(lines)), f"{lines}")
             self.assertEqual(node.lines, list(lines))
 
     async def test_changes_reach_every_node(self) -> None:
@@ -136,7 +138,7 @@ class TwoNodesTests(TestCase):
             await reap
 
         for node in (self.a, self.b):
-            await until(lambda node=node: len(node.lines) >= 100)
+            await until(partial(_has_lines, node, 100))
             left = [text for text in node.lines if text.startswith("leave")]
             self.assertEqual(left, [f"leave chat c{n} {{}} disconnected" for n in range(50)])
 
@@ -216,7 +218,7 @@ class TwoNodesTests(TestCase):
         await self.a.enter("chat", "alice", "a1")
         await until(lambda: self.b.lines)
         for shard in self.b.broker.shards:
-            shard._subscriptions.abort()
+            shard.subscriptions.abort()
         await self.a.enter("chat", "bob", "b1")
         await self.a.presence.leave("shop", "chat", "alice", "a1", "left")
 
@@ -226,9 +228,11 @@ class TwoNodesTests(TestCase):
 
     async def test_lost_answer_of_an_enter(self) -> None:
         """An enter whose answer got lost was refused to the client; what Redis has of it goes again."""
-        entering = Deferred.fromCoroutine(self.a.enter("chat", "alice", "a1"))
+        patient = LeaseTimes(lease_seconds=10.0, return_seconds=0.2)
+        node = await Node(self, self.server.url, times=patient).start()
+        entering = Deferred.fromCoroutine(node.enter("chat", "alice", "a1"))
         # Everything written goes out, and the connection ends before anything comes back.
-        self.a.leases[0]._connection._protocol.transport.loseConnection()
+        node.leases[0]._connection._protocol.transport.loseConnection()
         with self.assertRaises(Unavailable):
             await entering
 
@@ -244,6 +248,10 @@ class TwoNodesTests(TestCase):
         with self.assertRaises(Unavailable):
             await self.a.presence.adopt("shop", "alice", "a2")
         self.assertIn(Stray("shop", "alice"), await self.a.presence.strays())
+
+
+def _has_lines(node: Node, number: int) -> bool:
+    return len(node.lines) >= number
 
 
 @contextmanager

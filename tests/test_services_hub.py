@@ -200,6 +200,42 @@ class LossTests(HubTestCase):
         self.assertIn("'room'", self.alice.events[1]["error"])
 
 
+class OccupancyTests(HubTestCase):
+    """What the broker is told of subscribers."""
+
+    def test_first_and_last(self) -> None:
+        """A channel is occupied by its first subscriber and vacated by its last; whoever only holds it is none."""
+        told: list[tuple[str, str, bool]] = []
+        self.node = Node(on_occupancy=lambda *what: told.append(what))
+        self.hub = self.node.hub
+        topic = self.node.open("room")
+        self.hub.watch(topic, self.bob)
+        self.assertEqual(told, [])
+
+        self.node.subscribe(self.alice, "room")
+        self.node.subscribe(self.bob, "room")
+        self.node.subscribe(self.bob, "room")
+        self.hub.part(topic, self.alice)
+        self.assertEqual(told, [("app", "room", True)])
+        self.hub.part(topic, self.bob)
+        self.hub.part(topic, self.bob)
+
+        self.assertEqual(told, [("app", "room", True), ("app", "room", False)])
+
+    def test_said_again(self) -> None:
+        """A broker that is told twice tells once."""
+        told: list[bool] = []
+        broker = Node(on_occupancy=lambda app, channel, is_occupied: told.append(is_occupied)).memory_broker
+        for _ in range(2):
+            broker.vacate("app", "room")
+        for _ in range(2):
+            broker.occupy("app", "room")
+        for _ in range(2):
+            broker.vacate("app", "room")
+
+        self.assertEqual(told, [True, False])
+
+
 class HoldingTests(HubTestCase):
     """How topics come and go."""
 

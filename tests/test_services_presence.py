@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from tests.base import SynchronousTestCase
 from wsock.backends.memory_presence import MemoryPresence
 from wsock.errors import Code, Refused, Unavailable
-from wsock.interfaces import IPresenceStore
+from wsock.interfaces import IPresenceStore, Stray
 from wsock.protocol.presence import LeaveReason
 from wsock.services.presence import Presence
 from wsock.testing.fakes import Now, RecordingReceiver
@@ -31,6 +31,11 @@ class FlakyPresence(MemoryPresence):
         self.trouble: Exception | None = None
         self.slow: Deferred[None] | None = None
         self.reaps = 0
+        self.lost: list[Stray] = []
+
+    async def strays(self) -> list[Stray]:
+        lost, self.lost = self.lost, []
+        return lost
 
     async def suspend(self, app: str, channel: str, client_id: str, connection: str, until: float) -> None:
         self._check()
@@ -254,6 +259,45 @@ class ConnectionsTests(PresenceTestCase):
         self.clock.pump([1] * 20)
         self.assertEqual(self.kinds(), ["enter"])
         self.assertEqual(self.members(), ["alice {}"])
+
+
+class StraysTests(PresenceTestCase):
+    """Clients that lost a connection on another node."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.home: list[str] = []
+        self.presence.startService()
+        self.addCleanup(self.presence.stopService)
+
+    def arrives(self, client: str, connection: str, trouble: Exception | None = None) -> None:
+        async def come_home() -> None:
+            self.home.append(connection)
+            if trouble is not None:
+                raise trouble
+
+        self.presence.arrived("shop", client, connection, come_home)
+
+    def test_newest_connection_takes_over(self) -> None:
+        """Of a client with connections here the newest one comes home; of others nobody does."""
+        self.arrives("alice", "a1")
+        self.arrives("alice", "a2")
+        self.arrives("bob", "b1")
+        self.store.lost = [Stray("shop", "alice"), Stray("shop", "carol"), Stray("other", "bob")]
+        self.clock.advance(1)
+
+        self.assertEqual(self.home, ["a2"])
+
+    def test_one_that_fails_keeps_nobody_away(self) -> None:
+        """Where one client can't be brought home, the others are, and who is due is reaped."""
+        self.arrives("alice", "a1", Unavailable("away"))
+        self.arrives("bob", "b1", KeyError("a fault"))
+        self.arrives("carol", "c1")
+        self.store.lost = [Stray("shop", client) for client in ("alice", "bob", "carol")]
+        self.clock.advance(1)
+
+        self.assertEqual((self.home, self.store.reaps), (["a1", "b1", "c1"], 1))
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
 
 class OutageTests(PresenceTestCase):

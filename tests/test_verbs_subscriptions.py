@@ -450,7 +450,6 @@ class ResumeByTokenTests(ResumeTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual(len(self.server.server.hub), 0)
 
-
     def test_store_away(self) -> None:
         """While a store is away a resume resets the connection: an SDK that is told of an error would stay deaf."""
 
@@ -467,7 +466,7 @@ class ResumeByTokenTests(ResumeTestCase):
 
             self.assertEqual(self.resumes(client, **fields), [])
 
-            self.assert_closed(client, "abort")
+            self.assert_closed(client, "reset")
             self.assertEqual(len(self.server.server.hub), 0)
             patch.restore()
 

@@ -17,7 +17,15 @@ from wsock.backends.memory_outbox import MemoryOutbox
 from wsock.backends.memory_presence import MemoryPresence
 from wsock.backends.memory_store import MemoryMessages
 from wsock.backends.mongo import MongoDatabase, MongoDirectory, MongoMessages, MongoOutbox
-from wsock.backends.redis import Durability, LogHistory, MergedHistory, RedisBroker, RedisQueue
+from wsock.backends.redis import (
+    Durability,
+    LogHistory,
+    MergedHistory,
+    RedisBroker,
+    RedisCounters,
+    RedisPresence,
+    RedisQueue,
+)
 from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages, SqliteOutbox
 from wsock.backends.sqlite_file import lock
 from wsock.config import Config
@@ -82,7 +90,7 @@ class Stores:
 def build_stores(config: Config, reactor: Any, now: Callable[[], float], new_name: Callable[[], str]) -> Stores:
     """The backends that the settings ask for. Raises :class:`ConfigError` where those don't go together."""
     if config.redis.urls:
-        return _cluster(config, reactor, new_name)
+        return _cluster(config, reactor, now, new_name)
     if config.mongo.url:
         raise ConfigError("mongo.url: MongoDB serves a cluster: give --redis as well, or leave --mongo out")
     return _embedded(config, reactor, now, new_name)
@@ -123,7 +131,7 @@ def _embedded(config: Config, reactor: Any, now: Callable[[], float], new_name: 
     )
 
 
-def _cluster(config: Config, reactor: Any, new_name: Callable[[], str]) -> Stores:
+def _cluster(config: Config, reactor: Any, now: Callable[[], float], new_name: Callable[[], str]) -> Stores:
     if not config.mongo.url and not config.dev:
         raise ConfigError(
             "redis.urls: the nodes of a cluster share their apps and keys: give --mongo as well (or --dev for a try)"
@@ -146,7 +154,11 @@ def _cluster(config: Config, reactor: Any, new_name: Callable[[], str]) -> Store
         durability,
         backlog_bytes=config.limits.publish_backlog_bytes,
     )
-    parts: list[_Part] = [broker]
+    presence = RedisPresence(
+        broker, reactor, node, now, backlog=durability.backlog, max_members=config.limits.presence_members
+    )
+    counters = RedisCounters(broker)
+    parts: list[_Part] = [broker, presence, counters]
     history: IMessageStore = LogHistory(broker)
     directory: IDirectory = MemoryDirectory()
     outbox: IOutboxStore = MemoryOutbox()
@@ -157,14 +169,14 @@ def _cluster(config: Config, reactor: Any, new_name: Callable[[], str]) -> Store
         directory = directory if config.dev else MongoDirectory(database)
         outbox = MongoOutbox(database)
         queues = tuple(RedisQueue(shard, node, config.recovery.seconds) for shard in broker.shards)
-        parts = [database, broker, *queues]
+        parts = [database, *parts, *queues]
     return Stores(
         broker=broker,
         history=history,
         directory=directory,
         outbox=outbox,
-        presence=MemoryPresence(max_members=config.limits.presence_members),
-        counters=MemoryCounters(),
+        presence=presence,
+        counters=counters,
         parts=tuple(parts),
         queues=queues,
         is_up=lambda: broker.is_up,

@@ -38,7 +38,7 @@ from twisted.python.usage import Options as UsageOptions
 from zope.interface import implementer
 
 from wsock.config import Config, endpoints, load
-from wsock.errors import ConfigError
+from wsock.errors import ConfigError, Unavailable
 from wsock.kept import python
 from wsock.workers import Worker, Workers, is_worker
 
@@ -223,7 +223,7 @@ class Program(Service):
         self._has_failed = True
         while isinstance(failure.value, FirstError):
             failure = failure.value.subFailure
-        if failure.check(ConfigError, CannotListenError, OSError):
+        if failure.check(ConfigError, Unavailable, CannotListenError, OSError):
             self._log.critical("wsocket can't start: {reason}", reason=failure.getErrorMessage())
         else:
             self._log.failure("wsocket can't start: this is a bug, please report it", failure=failure)

@@ -113,9 +113,9 @@ class Cluster:
 class ClusterTestCase(SynchronousTestCase):
     """Tests of a cluster that each test starts for itself."""
 
-    def cluster(self, config: str = "") -> Cluster:
+    def cluster(self, config: str = "", redis: Sequence[str] = DURABLE) -> Cluster:
         """Two nodes that serve."""
-        cluster = Cluster(config=config)
+        cluster = Cluster(config=config, redis=redis)
         self.addCleanup(cluster.close)
         return cluster
 

@@ -10,7 +10,9 @@ from threading import Event
 from typing import Any
 
 from tests.cluster.parts import Cluster, ClusterNode, ClusterTestCase, soon
+from tests.e2e.cases import ProgramTestCase
 from tests.e2e.durability import history
+from tests.e2e.node import free_port
 from tests.e2e.wire import Wire
 
 _BURST = 200
@@ -51,12 +53,27 @@ def names(prefix: str, count: int) -> list[str]:
     return [f"{prefix}{number:05}" for number in range(count)]
 
 
+class StartTests(ProgramTestCase):
+    def test_without_redis(self) -> None:
+        """A node that finds no Redis ends with status 1 and a line that says where it looked."""
+        node = self.node("--redis", f"redis://127.0.0.1:{free_port()}")
+
+        with self.assertRaises(AssertionError):
+            node.start()
+
+        assert node.program is not None
+        self.assertEqual(node.program.ends(), 1)
+        self.assertRegex(
+            node.program.output, r"can't start: redis://127\.0\.0\.1:\d+/0 can't be used: Connection was refused"
+        )
+
+
 class OutageTests(ClusterTestCase):
     channel = "outage"
 
-    def start(self, config: str = "") -> tuple[Cluster, ClusterNode, ClusterNode]:
+    def start(self, config: str = "", **how: Any) -> tuple[Cluster, ClusterNode, ClusterNode]:
         """Two nodes, with a subscriber on each."""
-        cluster = self.cluster(config)
+        cluster = self.cluster(config, **how)
         self.listeners = [self.connected(node) for node in cluster.nodes]
         for listener in self.listeners:
             listener.subscribe(self.channel)
@@ -132,6 +149,36 @@ class OutageTests(ClusterTestCase):
         self.assert_delivered(publisher)
         self.assert_kept(cluster, publisher)
         soon(lambda: (a.readiness(), b.readiness()) == (200, 200), "both nodes say that they are ready", 10)
+
+    def test_redis_forgets(self) -> None:
+        """A Redis that keeps nothing: subscribers are told of the loss, and what MongoDB had is still there."""
+        cluster, a, b = self.start(redis=())
+        publisher = self.publisher(a)
+        kept, late, amid, after = (names(prefix, _BURST) for prefix in "abcd")
+        publisher.insist(kept)
+        soon(lambda: cluster.queued() == 0, "everything is persisted")
+        publisher.publish(late)
+        publisher.take(1)
+        cluster.redis.kill()
+        publisher.take(_BURST - 1)
+        cluster.redis.start()
+        publisher.insist(amid)
+        soon(lambda: (a.readiness(), b.readiness()) == (200, 200), "both nodes say that they are ready", 10)
+        publisher.insist(after)
+
+        for listener in self.listeners:
+            events = [listener.event()]
+            while events[-1].get("id") != after[-1]:
+                events.append(listener.event())
+            told = [event.get("code") for event in events if event["action"] == "error"]
+            self.assertEqual(told, ["recovery_failed"])
+            end = [event["id"] for event in events if event["action"] == "message"][-_BURST:]
+            self.assertEqual(end, after)
+        for node in cluster.nodes:
+            found = [entry["id"] for entry in history(self.connected(node), self.channel)]
+            self.assertEqual([id for id in found if id in set(kept)], kept)
+            self.assertEqual(found[-_BURST:], after)
+            self.assertEqual(set(found[-2 * _BURST : -_BURST]), set(amid))
 
     def test_mongo_away(self) -> None:
         """Publishing and delivery go on, nodes stay ready, and MongoDB catches up when it is back."""

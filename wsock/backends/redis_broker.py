@@ -215,7 +215,7 @@ class RedisShard:
         scripts = (_publish, _heads, _read, _locate, _log_page, _open)
         self.commands = RedisConnection(url, reactor, scripts=scripts, prepare=self.open)
         self.queries = RedisConnection(url, reactor, scripts=scripts, prepare=self.open, timeout_seconds=5.0)
-        self._subscriptions = RedisConnection(
+        self.subscriptions = RedisConnection(
             url, reactor, prepare=self._subscribe_all, build=lambda: Subscriptions(self._received)
         )
         self._batches = PublishBatches(self._run_batch, reactor, backlog_bytes=backlog_bytes)
@@ -231,7 +231,7 @@ class RedisShard:
 
     async def start(self) -> None:
         """Connects; fails when the server can't be reached now."""
-        connections = (self.commands, self.queries, self._subscriptions)
+        connections = (self.commands, self.queries, self.subscriptions)
         for connection in connections:
             connection.start()
         for connection in connections:
@@ -250,13 +250,13 @@ class RedisShard:
                 attached.leaving = None
         for running in list(self._running):
             running.cancel()
-        for connection in (self._subscriptions, self.queries, self.commands):
+        for connection in (self.subscriptions, self.queries, self.commands):
             await connection.stop()
 
     @property
     def is_up(self) -> bool:
         """Whether the server can be used."""
-        return self.commands.is_up and self._subscriptions.is_up
+        return self.commands.is_up and self.subscriptions.is_up
 
     def connect(
         self,
@@ -352,7 +352,7 @@ class RedisShard:
             self._received(attached.topic, payload)
 
     async def _subscribe(self, attached: _Attached) -> None:
-        await self._subscriptions.call("SUBSCRIBE", attached.topic)
+        await self.subscriptions.call("SUBSCRIBE", attached.topic)
         [head] = await self.scripted(self.commands, _heads, attached.app, attached.channel)
         attached.move(Position(head[0].decode(), head[1]))
         if self.presence is not None:
@@ -379,7 +379,7 @@ class RedisShard:
             del self._attached[attached.topic]
             self._presence_detached(attached)
             # When that fails the connection is lost, and with it the subscription.
-            self._subscriptions.call("UNSUBSCRIBE", attached.topic).addErrback(lambda _: None)
+            self.subscriptions.call("UNSUBSCRIBE", attached.topic).addErrback(lambda _: None)
 
     def _presence_detached(self, attached: _Attached) -> None:
         if self.presence is not None:
@@ -491,7 +491,7 @@ class RedisShard:
         """The log can't be read now: with a new connection everything is looked at again."""
         self._looks_again = False
         self._held = None
-        self._subscriptions.abort()
+        self.subscriptions.abort()
 
     def _release(self) -> None:
         """Delivers what was held back. That may show another gap, and then the rest is held again."""
@@ -567,8 +567,8 @@ class RedisShard:
         if self._probe_at is not None and now - self._probe_at >= self._watch.probe_seconds * 0.9:
             self._log.warn("nothing comes through a pub/sub connection: it is made anew")
             self._probe_at = None
-            self._subscriptions.abort()
-        elif self._subscriptions.is_up and self.commands.is_up:
+            self.subscriptions.abort()
+        elif self.subscriptions.is_up and self.commands.is_up:
             self._probe_at = now if self._probe_at is None else self._probe_at
             self.commands.call("PUBLISH", self._probe_topic, b"").addErrback(self._not_probed)
 

@@ -12,20 +12,22 @@ import importlib.resources
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import txredisapi
 from OpenSSL.SSL import Error as SSLError
-from twisted.application.internet import ClientService, backoffPolicy
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.application.internet import backoffPolicy
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -252,13 +254,12 @@ class RedisConnection:
         self._timeout_seconds = timeout_seconds
         self._protocol: Any = None
         self._is_away = False
-        self._service = ClientService(
-            url.endpoint(reactor),
-            _quiet_factory(build),
-            retryPolicy=backoffPolicy(0.1, max_delay_seconds),
-            clock=cast(IReactorTime, reactor),
-            prepareConnection=self._prepared,
-        )
+        self._endpoint = url.endpoint(reactor)
+        self._factory = _quiet_factory(build)
+        self._delay_seconds = backoffPolicy(0.1, max_delay_seconds)
+        self._is_wanted = False
+        self._running: Deferred[None] | None = None
+        self._waiting: list[Deferred[None]] = []
 
     @property
     def is_up(self) -> bool:
@@ -267,25 +268,63 @@ class RedisConnection:
 
     def start(self) -> None:
         """Connects, and again whenever the connection is lost."""
-        self._service.startService()
+        self._is_wanted = True
+        self._running = Deferred.fromCoroutine(self._stay_connected())
 
-    def when_up(self) -> Deferred[Any]:
+    def when_up(self) -> Deferred[None]:
         """Fires when the connection can be used; fires :class:`Unavailable` when the next attempt fails."""
-        return self._service.whenConnected(failAfterFailures=1).addErrback(self._unreachable)
-
-    def _unreachable(self, failure: Failure) -> None:
-        if failure.check(Unavailable, CancelledError):
-            failure.raiseException()
-        raise Unavailable(f"{self._url} can't be used: {failure.value}") from failure.value
+        if self.is_up:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        return waiting
 
     async def stop(self) -> None:
         """Ends the connection for good."""
-        protocol, self._protocol = self._protocol, None
-        stopping = self._service.stopService()
-        if protocol is not None:
-            protocol.transport.abortConnection()
-        if stopping is not None:
-            await stopping
+        self._is_wanted = False
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+            await running
+
+    async def _stay_connected(self) -> None:
+        # Twisted's ClientService can't be told of a connection that is lost while it is prepared.
+        failures = 0
+        while self._is_wanted:
+            try:
+                await self._connect()
+                failures = 0
+            except Exception as e:
+                # Not only a CancelledError ends it: an attempt to connect has an error of its own for that.
+                if not self._is_wanted:
+                    break
+                failures += 1
+                self._tell_waiting(Failure(Unavailable(f"{self._url} can't be used: {e}", retry_after=1.0)))
+            with suppress(CancelledError):
+                await deferLater(self._reactor, self._delay_seconds(failures))
+        self._tell_waiting(Failure(Unavailable(f"{self._url} is not used any more")))
+
+    async def _connect(self) -> None:
+        """Returns when a connection that could be used is lost; raises when none could."""
+        protocol: Any = await self._endpoint.connect(self._factory)
+        lost, over = protocol.whenDisconnected(), protocol.whenDisconnected()
+        try:
+            await self._prepared(protocol)
+            self._tell_waiting(None)
+            await lost
+        finally:
+            self._protocol = None
+            if not over.called:
+                protocol.transport.abortConnection()
+                await over
+
+    def _tell_waiting(self, result: Failure | None) -> None:
+        told, self._waiting = self._waiting, []
+        for waiting in told:
+            if result is None:
+                waiting.callback(None)
+            else:
+                waiting.errback(result)
 
     def call(self, *command: Any, timeout_seconds: float | None = None) -> Deferred[Any]:
         """Carries out a command; bytes in, bytes out. Fires :class:`Unavailable` when that can't be."""
@@ -339,9 +378,7 @@ class RedisConnection:
             self._protocol = protocol
             if self._prepare is not None:
                 await self._prepare(self)
-        except BaseException as e:
-            self._protocol = None
-            protocol.transport.abortConnection()
+        except Exception as e:
             if not self._is_away and not isinstance(e, CancelledError):
                 self._is_away = True
                 self._log.error("{url} can't be used: {reason}", url=str(self._url), reason=str(e))

@@ -153,7 +153,8 @@ class Presence(Service):
         try:
             await list(homes.values())[-1]()
         except Unavailable:
-            raise
+            # The store tells of the client again; the others of this time must not be forgotten for it.
+            self._log.debug("members of {client_id} can't come home now", client_id=stray.client_id)
         except Exception:
             self._log.failure("a client's members could not be brought to its other connection")
 
