@@ -184,6 +184,28 @@ async def nothing() -> None:
 
 
 class UnsubscribeTests(ServerTestCase):
+    def test_store_away(self) -> None:
+        """While a store is away a subscribe is answered ``unavailable``, and made up for when it is back."""
+        client = self.connected()
+
+        async def fails(*_: Any) -> None:
+            raise Unavailable("away")
+
+        patch = self.patch(self.server.server.stores.broker, "attach", fails)
+        for channel in ("a", "b"):
+            client.says({"action": "subscribe", "channel": channel})
+            self.assert_refused(client, "unavailable", channel=channel)
+        client.says({"action": "unsubscribe", "channel": "b"})
+        self.assert_told(client, action="unsubscribed")
+        self.server.advance(5)
+        self.assert_silent(client)
+        patch.restore()
+        self.server.advance(2)
+
+        self.assert_told(client, action="subscribed", channel="a")
+        self.publish("a", 1)
+        self.assert_told(client, action="message", data=1)
+
     def test_unsubscribe(self) -> None:
         """Delivery ends; other subscriptions go on."""
         client, other = self.subscribed("a", "b"), self.subscribed("a")

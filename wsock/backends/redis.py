@@ -4,7 +4,18 @@ A node makes one :class:`RedisBroker` for all its servers; the other parts use i
 """
 
 from wsock.backends.redis_broker import Durability, RedisBroker, Watch
+from wsock.backends.redis_counters import RedisCounters
 from wsock.backends.redis_history import LogHistory, MergedHistory
+from wsock.backends.redis_presence import RedisPresence
 from wsock.backends.redis_queue import RedisQueue
 
-__all__ = ["Durability", "LogHistory", "MergedHistory", "RedisBroker", "RedisQueue", "Watch"]
+__all__ = [
+    "Durability",
+    "LogHistory",
+    "MergedHistory",
+    "RedisBroker",
+    "RedisCounters",
+    "RedisPresence",
+    "RedisQueue",
+    "Watch",
+]

@@ -256,7 +256,7 @@ class RedisShard:
     @property
     def is_up(self) -> bool:
         """Whether the server can be used."""
-        return self.commands.is_up and self.subscriptions.is_up
+        return self.commands.is_up and self.queries.is_up and self.subscriptions.is_up
 
     def connect(
         self,

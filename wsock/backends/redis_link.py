@@ -254,6 +254,7 @@ class RedisConnection:
         self._timeout_seconds = timeout_seconds
         self._protocol: Any = None
         self._is_away = False
+        self._is_ready = False
         self._endpoint = url.endpoint(reactor)
         self._factory = _quiet_factory(build)
         self._delay_seconds = backoffPolicy(0.1, max_delay_seconds)
@@ -263,8 +264,8 @@ class RedisConnection:
 
     @property
     def is_up(self) -> bool:
-        """Whether a command may be sent now."""
-        return self._protocol is not None
+        """Whether it is made, and prepared."""
+        return self._is_ready
 
     def start(self) -> None:
         """Connects, and again whenever the connection is lost."""
@@ -290,19 +291,20 @@ class RedisConnection:
     async def _stay_connected(self) -> None:
         # Twisted's ClientService can't be told of a connection that is lost while it is prepared.
         failures = 0
-        while self._is_wanted:
+        while True:
             try:
                 await self._connect()
                 failures = 0
             except Exception as e:
-                # Not only a CancelledError ends it: an attempt to connect has an error of its own for that.
-                if not self._is_wanted:
-                    break
                 failures += 1
-                self._tell_waiting(Failure(Unavailable(f"{self._url} can't be used: {e}", retry_after=1.0)))
-            with suppress(CancelledError):
-                await deferLater(self._reactor, self._delay_seconds(failures))
-        self._tell_waiting(Failure(Unavailable(f"{self._url} is not used any more")))
+                text = f"{self._url} can't be used: {e}" if self._is_wanted else f"{self._url} is not used any more"
+                self._tell_waiting(Failure(Unavailable(text, retry_after=1.0)))
+            if self._is_wanted:
+                with suppress(CancelledError):
+                    await deferLater(self._reactor, self._delay_seconds(failures))
+            # Asked rather than caught: an attempt to connect that is cancelled has errors of its own.
+            if not self._is_wanted:
+                return
 
     async def _connect(self) -> None:
         """Returns when a connection that could be used is lost; raises when none could."""
@@ -310,9 +312,11 @@ class RedisConnection:
         lost, over = protocol.whenDisconnected(), protocol.whenDisconnected()
         try:
             await self._prepared(protocol)
+            self._is_ready = True
             self._tell_waiting(None)
             await lost
         finally:
+            self._is_ready = False
             self._protocol = None
             if not over.called:
                 protocol.transport.abortConnection()
@@ -402,6 +406,7 @@ class RedisConnection:
 
     def _lost(self, _: object, protocol: Any) -> None:
         if self._protocol is protocol:
+            self._is_ready = False
             self._protocol = None
             self._is_away = True
             self._log.error("the connection to {url} is lost", url=str(self._url))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wsock.errors import Code, Refused
+from wsock.errors import Code, Refused, Unavailable
 from wsock.interfaces import IBroker
 from wsock.protocol.codec import encode
 from wsock.protocol.frames import Ack, Event, Subscribed, Token, Unsubscribed
@@ -28,6 +29,8 @@ from wsock.services.replay import Cursor, Paced, Replay
 from wsock.services.turn import Turn
 
 __all__ = ["Peer", "Services"]
+
+_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,8 @@ class Peer:
 
     __slots__ = (
         "_leave_reason",
+        "_owed",
+        "_paying",
         "_replay",
         "_replaying",
         "_rewound",
@@ -83,6 +88,8 @@ class Peer:
         self.is_closed = False
         self._leave_reason: LeaveReason | None = None
         self._rewound: set[str] | None = None
+        self._owed: dict[str, Callable[[], Awaitable[None]]] | None = None
+        self._paying: Deferred[None] | None = None
         self._replay: Replay | None = None
         self._replaying: Deferred[None] | None = None
         self._token_timestamp: int | None = None
@@ -186,12 +193,47 @@ class Peer:
         else:
             self._replay_with(Cursor(topic, start, rewound))
 
+    def owe(self, channel: str, subscribe: Callable[[], Awaitable[None]]) -> None:
+        """The channel could not be subscribed now: it will be, as soon as that works again."""
+        if self._owed is None:
+            self._owed = {}
+        self._owed[channel] = subscribe
+        if self._paying is None:
+            self._paying = Deferred.fromCoroutine(self._pay())
+
+    async def _pay(self) -> None:
+        while self._owed:
+            try:
+                await deferLater(self.services.clock, _RETRY_SECONDS)
+            except CancelledError:
+                return
+            for channel, subscribe in list(self._owed.items()):
+                if self._owed.get(channel) is subscribe and not await self._has_paid(channel, subscribe):
+                    break
+        self._paying = None
+
+    async def _has_paid(self, channel: str, subscribe: Callable[[], Awaitable[None]]) -> bool:
+        """Tries once; ``False`` when the store is still away."""
+        try:
+            await subscribe()
+        except Unavailable:
+            return False
+        except Refused as e:
+            self.refuse(e, channel=channel)
+        except Exception:
+            self._log.failure("a subscription could not be made up for")
+        if self._owed is not None:
+            self._owed.pop(channel, None)
+        return True
+
     def subscribed_again(self, topic: Topic) -> None:
         """Tells the client so; neither delivery nor a replay starts again."""
         self.send(Subscribed(topic.channel, topic.epoch, topic.sequence))
 
     def unsubscribe(self, channel: str) -> None:
         """Delivery of the channel ends; the client is told in any case."""
+        if self._owed is not None:
+            self._owed.pop(channel, None)
         topic = self.channels.pop(channel, None)
         if topic is not None:
             if self._replay is not None:
@@ -268,9 +310,11 @@ class Peer:
         """Gives back what the client held. ``reason`` is that of its leaves; ``None`` when it may return."""
         self.is_closed = True
         self._leave_reason = reason
-        replaying, self._replaying = self._replaying, None
-        if replaying is not None:
-            replaying.cancel()
+        self._owed = None
+        for running in (self._replaying, self._paying):
+            if running is not None:
+                running.cancel()
+        self._replaying = self._paying = None
         if self._replay is not None:
             self._replay.stop()
         hub = self.services.hub

@@ -24,14 +24,26 @@ class Subscribe(Request, frozen=True, tag="subscribe"):
 
 
 async def subscribe(peer: Peer, request: Subscribe) -> None:
-    """Answered by ``subscribed``, whether the channel was subscribed before or not."""
+    """Answered by ``subscribed``, whether the channel was subscribed before or not.
+
+    While a store is away the answer is ``unavailable``, and ``subscribed`` follows when it is back: an SDK does nothing
+    about the error, and would hear nothing for as long as it is connected.
+    """
+    try:
+        await _subscribe(peer, request)
+    except Unavailable:
+        peer.owe(request.channel, lambda: _subscribe(peer, request))
+        raise
+
+
+async def _subscribe(peer: Peer, request: Subscribe) -> None:
     channel = request.channel
     topic = peer.channels.get(channel)
     if topic is None:
         topic = await _open(peer, channel)
         start = topic.position
         rewound = await _rewound(peer, topic, request.rewind) if request.rewind and peer.may_rewind(channel) else []
-        if peer.is_closed:
+        if peer.is_closed or channel in peer.channels:
             peer.services.hub.close(topic)
             return
         peer.subscribed(topic, start if rewound else topic.position, rewound)

@@ -68,7 +68,7 @@ end
 local function new_head(gen, app, channel)
   local head, log = head_key(app, channel), log_key(app, channel)
   local epoch, sequence, timestamp, queued = new_epoch(gen), 0, 0, 0
-  local left = redis.call('HGET', meta_key, 'began') or 0
+  local left = tonumber(redis.call('HGET', meta_key, 'began') or 1) - 1
   local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   if last then
     sequence, timestamp = split_id(last[1])
