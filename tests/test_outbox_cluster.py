@@ -14,13 +14,14 @@ from zope.interface import implementer
 
 from tests.base import TestCase
 from tests.servers import RedisServer, fresh_mongo_url, private_redis
+from wsock.cluster import build_cluster
 from wsock.config import Config, Mongo, Redis
 from wsock.errors import Unavailable
 from wsock.interfaces import Account, App, Endpoint, IWorkQueue, OutboxRow, Work
 from wsock.protocol.messages import HistoryQuery, Publication
 from wsock.services.outbox import Outbox
 from wsock.services.persister import Persister
-from wsock.stores import Stores, build_stores
+from wsock.stores import Stores
 
 
 @implementer(IWorkQueue)
@@ -66,7 +67,7 @@ class PublishTests(TestCase):
         self.redis = private_redis(self)
         names = count(1)
         config = Config(redis=Redis(urls=(self.redis.url,)), mongo=Mongo(url=fresh_mongo_url(self)))
-        self.stores = build_stores(config, reactor, lambda: 1_700_000_000.0, lambda: f"node{next(names)}")
+        self.stores = build_cluster(config, reactor, lambda: 1_700_000_000.0, lambda: f"node{next(names)}")
         self.addCleanup(lambda: Deferred.fromCoroutine(self.stores.stop()))
         await self.stores.start()
         await self.add_app(self.stores)

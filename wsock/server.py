@@ -41,12 +41,20 @@ from wsock.services.persister import Persister
 from wsock.services.presence import Presence
 from wsock.services.provisioning import Provisioned, dev_records, provision, write_credentials
 from wsock.services.turn import Turn
-from wsock.stores import build_stores
+from wsock.stores import Stores, build_stores
 from wsock.verbs.peer import Services
 
 __all__ = ["Server"]
 
 _CREDENTIALS = "credentials.txt"
+
+
+def _stores(config: Config, reactor: Any, now: Callable[[], float], new_name: Callable[[], str]) -> Stores:
+    if not config.redis.urls:
+        return build_stores(config, reactor, now, new_name)
+    from wsock.cluster import build_cluster  # costly, and not needed by a single node
+
+    return build_cluster(config, reactor, now, new_name)
 
 
 def _to_terminal(text: str) -> None:
@@ -86,7 +94,7 @@ class Server(Service):
         self._starting: Deferred[None] | None = None
         self._outcome: Failure | None = None
         self._state = "starting"
-        self.stores = build_stores(config, reactor, now, lambda: random(6).hex())
+        self.stores = _stores(config, reactor, now, lambda: random(6).hex())
         self._provisioned: Provisioned | None = None
         self._build_services()
         self._build_edges()

@@ -1,7 +1,4 @@
-"""Which backends a server stands on: the embedded ones, or Redis and MongoDB.
-
-With :mod:`wsock.server` the only place that names concrete backends.
-"""
+"""What a server stands on, and the embedded backends. Those of a cluster are in :mod:`wsock.cluster`."""
 
 from __future__ import annotations
 
@@ -16,28 +13,18 @@ from wsock.backends.memory_directory import MemoryDirectory
 from wsock.backends.memory_outbox import MemoryOutbox
 from wsock.backends.memory_presence import MemoryPresence
 from wsock.backends.memory_store import MemoryMessages
-from wsock.backends.mongo import MongoDatabase, MongoDirectory, MongoMessages, MongoOutbox
-from wsock.backends.redis import (
-    Durability,
-    LogHistory,
-    MergedHistory,
-    RedisBroker,
-    RedisCounters,
-    RedisPresence,
-    RedisQueue,
-)
 from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages, SqliteOutbox
 from wsock.backends.sqlite_file import lock
 from wsock.config import Config
 from wsock.errors import ConfigError
 from wsock.interfaces import IBroker, ICounters, IDirectory, IMessageStore, IOutboxStore, IPresenceStore, IWorkQueue
 
-__all__ = ["Stores", "build_stores", "is_data_in_use"]
+__all__ = ["Part", "Stores", "build_stores", "is_data_in_use"]
 
 _DATABASE = "wsock.db"
 
 
-class _Part(Protocol):
+class Part(Protocol):
     """What has to be started before the server serves, and stopped after."""
 
     def start(self) -> Awaitable[None] | None:
@@ -67,11 +54,11 @@ class Stores:
     outbox: IOutboxStore
     presence: IPresenceStore
     counters: ICounters
-    parts: tuple[_Part, ...] = ()
+    parts: tuple[Part, ...] = ()
     queues: tuple[IWorkQueue, ...] = ()
     trim: Callable[[], None] = lambda: None
     is_up: Callable[[], bool] = lambda: True
-    started: list[_Part] = field(default_factory=list)
+    started: list[Part] = field(default_factory=list)
 
     async def start(self) -> None:
         """Opens all of them."""
@@ -88,19 +75,13 @@ class Stores:
 
 
 def build_stores(config: Config, reactor: Any, now: Callable[[], float], new_name: Callable[[], str]) -> Stores:
-    """The backends that the settings ask for. Raises :class:`ConfigError` where those don't go together."""
-    if config.redis.urls:
-        return _cluster(config, reactor, now, new_name)
+    """The embedded backends: in memory with ``dev``, else in a SQLite file."""
     if config.mongo.url:
         raise ConfigError("mongo.url: MongoDB serves a cluster: give --redis as well, or leave --mongo out")
-    return _embedded(config, reactor, now, new_name)
-
-
-def _embedded(config: Config, reactor: Any, now: Callable[[], float], new_name: Callable[[], str]) -> Stores:
     store: MemoryMessages | SqliteMessages
     directory: MemoryDirectory | SqliteDirectory
     outbox: MemoryOutbox | SqliteOutbox
-    parts: tuple[_Part, ...] = ()
+    parts: tuple[Part, ...] = ()
     if config.dev:
         store, directory, outbox = MemoryMessages(), MemoryDirectory(), MemoryOutbox()
     else:
@@ -128,58 +109,6 @@ def _embedded(config: Config, reactor: Any, now: Callable[[], float], new_name: 
         counters=MemoryCounters(),
         parts=(*parts, _Started(broker.start)),
         trim=broker.trim,
-    )
-
-
-def _cluster(config: Config, reactor: Any, now: Callable[[], float], new_name: Callable[[], str]) -> Stores:
-    if not config.mongo.url and not config.dev:
-        raise ConfigError(
-            "redis.urls: the nodes of a cluster share their apps and keys: give --mongo as well (or --dev for a try)"
-        )
-    node = new_name()
-    durability = Durability(
-        recovery_seconds=config.recovery.seconds,
-        recovery_messages=config.recovery.messages,
-        dedup_seconds=config.dedup.seconds,
-        backlog=config.redis.backlog if config.mongo.url else 0,
-        history_messages=config.redis.history_messages,
-        history_seconds=config.history.ttl_seconds,
-        replicas=config.redis.replicas,
-    )
-    broker = RedisBroker(
-        config.redis.urls,
-        reactor,
-        node,
-        new_name,
-        durability,
-        backlog_bytes=config.limits.publish_backlog_bytes,
-    )
-    presence = RedisPresence(
-        broker, reactor, node, now, backlog=durability.backlog, max_members=config.limits.presence_members
-    )
-    counters = RedisCounters(broker)
-    parts: list[_Part] = [broker, presence, counters]
-    history: IMessageStore = LogHistory(broker)
-    directory: IDirectory = MemoryDirectory()
-    outbox: IOutboxStore = MemoryOutbox()
-    queues: tuple[RedisQueue, ...] = ()
-    if config.mongo.url:
-        database = MongoDatabase(config.mongo.url, reactor)
-        history = MergedHistory(MongoMessages(database, ttl_seconds=config.history.ttl_seconds), broker)
-        directory = directory if config.dev else MongoDirectory(database)
-        outbox = MongoOutbox(database)
-        queues = tuple(RedisQueue(shard, node, config.recovery.seconds) for shard in broker.shards)
-        parts = [database, *parts, *queues]
-    return Stores(
-        broker=broker,
-        history=history,
-        directory=directory,
-        outbox=outbox,
-        presence=presence,
-        counters=counters,
-        parts=tuple(parts),
-        queues=queues,
-        is_up=lambda: broker.is_up,
     )
 
 

@@ -1,0 +1,152 @@
+"""Tests of wsock.backends.redis_batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from tests.base import SynchronousTestCase
+from wsock.backends.redis_batch import PublishBatches, decode_body
+from wsock.errors import Code, Refused, Unavailable
+from wsock.protocol.messages import Receipt
+from wsock.testing.contracts.broker import make_publication
+
+
+class BatchTests(SynchronousTestCase):
+    """Group commit."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.batches: list[list[Any]] = []
+        self.answers: list[Deferred[Sequence[Any]]] = []
+        self.make()
+
+    def make(self, **limits: int) -> None:
+        self.publishes = PublishBatches(self.run_batch, self.clock, **{"backlog_bytes": 1 << 20, **limits})
+
+    async def run_batch(self, items: bytes) -> Sequence[Any]:
+        self.batches.append(msgspec.msgpack.decode(items))
+        self.answers.append(Deferred())
+        return await self.answers[-1]
+
+    def add(self, number: int = 1, **facts: Any) -> list[Deferred[Receipt]]:
+        return [self.publishes.add(make_publication(**facts)) for _ in range(number)]
+
+    def answer(self) -> None:
+        number = len(self.answers) - 1
+        self.answers[number].callback([[0, n, 1000 + n, b"e"] for n in range(1, len(self.batches[number]) + 1)])
+
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
+
+    def test_one_in_flight_and_the_next_gathers(self) -> None:
+        """What comes in one turn goes together; what comes meanwhile waits for the answer."""
+        first = self.add(3)
+        self.clock.advance(0)
+        second = self.add(2)
+        self.clock.advance(1)
+        self.assertEqual(self.sizes(), [3])
+
+        self.answer()
+
+        self.assertEqual(self.sizes(), [3, 2])
+        self.assertEqual([self.successResultOf(receipt).sequence for receipt in first], [1, 2, 3])
+        self.assertNoResult(second[0])
+        self.answer()
+        self.assertEqual([self.successResultOf(receipt).timestamp for receipt in second], [1001, 1002])
+        self.add()
+        self.clock.advance(0)
+        self.assertEqual(self.sizes(), [3, 2, 1])
+
+    def test_limits(self) -> None:
+        """A batch is bounded by items and by bytes; one that is larger than a batch goes alone."""
+        self.make(max_items=3, max_bytes=3000)
+        self.add(4)
+        self.add(2, data=b'"' + b"x" * 1500 + b'"')
+        self.add(1, data=b'"' + b"x" * 5000 + b'"')
+        self.add(1)
+        self.clock.advance(0)
+        while len(self.answers) < 5:
+            self.answer()
+
+        self.assertEqual(self.sizes(), [3, 2, 1, 1, 1])
+
+    def test_what_is_sent(self) -> None:
+        """The script gets text, and a digest of the id in its scope; ids of the server have none."""
+        self.add(id="m1", persist=False, publisher_id="b\u00f6b", data=b"[1]")
+        self.add()
+        self.clock.advance(0)
+
+        [[app, channel, digest, persist, body], second] = self.batches[0]
+
+        self.assertEqual((app, channel, persist, len(digest), second[2]), ("app", "room", False, 32, ""))
+        decoded = decode_body(body.encode())
+        self.assertEqual((decoded.id, bytes(decoded.data), decoded.publisher_id), ("m1", b"[1]", "b\u00f6b"))
+
+    def test_backlog(self) -> None:
+        """What waits is bounded; the refusal names the setting, and there is room again after the batch was sent."""
+        self.make(backlog_bytes=700)
+        self.add(2)
+
+        [refused] = self.add()
+
+        failure = self.failureResultOf(refused, Unavailable)
+        self.assertIn("limits.publish_backlog_bytes", str(failure.value))
+        self.clock.advance(0)
+        self.assertNoResult(self.add()[0])
+
+    def test_outage(self) -> None:
+        """All of a batch are told of it; the next batch is tried."""
+        first = self.add(2)
+        self.clock.advance(0)
+        second = self.add()
+
+        self.answers[0].errback(Unavailable("away"))
+
+        for receipt in first:
+            self.failureResultOf(receipt, Unavailable)
+        self.answer()
+        self.assertEqual(self.successResultOf(second[0]).sequence, 1)
+
+    def test_bug(self) -> None:
+        """Another error is logged, and the publishers learn nothing of it but that."""
+        [receipt] = self.add()
+        self.clock.advance(0)
+
+        self.answers[0].errback(ValueError("secret"))
+
+        failure = self.failureResultOf(receipt, Refused)
+        assert isinstance(failure.value, Refused)
+        self.assertEqual(failure.value.code, Code.INTERNAL)
+        self.assertNotIn("secret", str(failure.value))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.add()
+        self.clock.advance(0)
+        self.assertEqual(len(self.batches), 2)
+
+    def test_answers(self) -> None:
+        """Each item has an answer of its own: accepted, repeated, no room, failed."""
+        receipts = self.add(4)
+        self.clock.advance(0)
+
+        self.answers[0].callback([[0, 1, 10, b"e"], [1, 1, 10, b"e"], [2], [3, b"WRONGTYPE \xff"]])
+
+        self.assertFalse(self.successResultOf(receipts[0]).is_duplicate)
+        self.assertTrue(self.successResultOf(receipts[1]).is_duplicate)
+        self.assertIn("redis.backlog", str(self.failureResultOf(receipts[2], Unavailable).value))
+        self.assertNotIn("WRONGTYPE", str(self.failureResultOf(receipts[3], Refused).value))
+
+    def test_publisher_who_gives_up(self) -> None:
+        """Its message may be accepted all the same; the others get their receipts."""
+        receipts = self.add(2)
+        self.clock.advance(0)
+        receipts[0].addErrback(lambda _: None)
+
+        receipts[0].cancel()
+        self.answer()
+
+        self.assertEqual(self.successResultOf(receipts[1]).sequence, 2)
