@@ -25,6 +25,7 @@ from wsock.edges.websocket import ConnectionLimits
 from wsock.interfaces import Account, App, Key
 from wsock.protocol.session import SessionLimits
 from wsock.services.auth import Auth, hash_api_key
+from wsock.services.backlog import Backlog
 from wsock.services.hub import Hub
 from wsock.services.limits import Limits
 from wsock.services.messages import Messages
@@ -172,7 +173,7 @@ class World:
         await self.directory.create(App(id=app, name=app, created_at=0, allowed_origins=origins), keys, account)
 
     def _registry(self) -> CollectorRegistry:
-        return build_registry(node_measures(self.gate, self.hub, self.turn, self.messages))
+        return build_registry(node_measures(self.gate, self.hub, self.turn, self.messages, Backlog([], 0, self.clock)))
 
     def asks(self, *requests: bytes) -> list[Answer]:
         """The answers to requests on one connection."""

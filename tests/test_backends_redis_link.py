@@ -149,7 +149,7 @@ class ConnectionTests(RedisTestCase):
         url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/main"
         connection = await self.connect(url, max_delay_seconds=0.2)
         await connection.call("SET", "key", "1")
-        self.assertEqual(await connection.call("WAIT", 1, 1000), 1)
+        self.assertEqual(await connection.call("WAIT", 1, 5000, timeout_seconds=6), 1)
         await self.until(lambda: b"num-slaves\r\n$1\r\n1" in self.ask(port, b"SENTINEL MASTER main"))
         await self.until(lambda: b"master-link-status\r\n$2\r\nok" in self.ask(port, b"SENTINEL REPLICAS main"))
 

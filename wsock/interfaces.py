@@ -229,6 +229,9 @@ class IWorkQueue(Interface):
     async def bury(work: Work, text: str, reason: str) -> None:
         """Keeps what can never be done for a person to look at, before the work is done."""
 
+    async def length() -> int:
+        """How much waits, taken or not."""
+
 
 class Rejected(Exception):
     """Some messages can never be stored; the others were. ``reasons`` pairs each of them with its reason."""

@@ -32,6 +32,7 @@ from wsock.edges.websocket import ConnectionLimits
 from wsock.errors import ConfigError
 from wsock.protocol.session import SessionLimits
 from wsock.services.auth import Auth
+from wsock.services.backlog import Backlog
 from wsock.services.housekeeping import Housekeeping
 from wsock.services.hub import Hub
 from wsock.services.limits import Limits
@@ -134,6 +135,7 @@ class Server(Service):
         )
         outbox = Outbox(stores.directory, stores.outbox, self._now)
         self._persisters = [Persister(queue, stores.history, outbox.record, self._reactor) for queue in stores.queues]
+        self.backlog = Backlog(stores.queues, config.redis.backlog, self._reactor)
         self._services = Services(
             auth=self.auth,
             broker=stores.broker,
@@ -168,13 +170,16 @@ class Server(Service):
             connect_rate=limits.connect_rate_per_ip,
             max_connections=limits.connections,
         )
+        measures = node_measures(self.gate, self.hub, self._services.turn, self.messages, self.backlog)
         self._http = HttpEdge(
             messages=self.messages,
             presence=self.presence,
             auth=self.auth,
             gate=self.gate,
             state=self._state_now,
-            registry=build_registry(node_measures(self.gate, self.hub, self._services.turn, self.messages)),
+            registry=build_registry(
+                node_measures(self.gate, self.hub, self._services.turn, self.messages, self.backlog)
+            ),
             cors_origins=self.config.http.cors_origins,
             trusted_proxies=self.config.http.trusted_proxies,
             max_body_bytes=limits.http_body_bytes,
@@ -320,7 +325,7 @@ class Server(Service):
 
     def _running(self) -> list[Service]:
         """The services that run while the server serves; the last one needs the others."""
-        return [*self._persisters, self.presence, self._housekeeping, self.gate]
+        return [*self._persisters, self.backlog, self.presence, self._housekeeping, self.gate]
 
     async def _close_stores(self) -> None:
         await self.stores.stop()

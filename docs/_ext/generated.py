@@ -232,7 +232,7 @@ def metrics() -> str:
     """Every metric."""
     nobody: Any = None  # what a metric is can be told without a node to ask for its value
     rows = []
-    for measure in node_measures(nobody, nobody, nobody, nobody):
+    for measure in node_measures(nobody, nobody, nobody, nobody, nobody):
         name = f"{measure.name}_total" if measure.kind == "counter" else measure.name
         rows.append((f"`{name}`", measure.kind, f"`{measure.label}`" if measure.label else "", measure.text))
     return _table(("metric", "kind", "label", "what it says"), rows)

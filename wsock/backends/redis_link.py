@@ -397,8 +397,8 @@ class RedisConnection:
         if url.password is not None:
             login = ("AUTH", url.username, url.password) if url.username else ("AUTH", url.password)
             await self._send(protocol, login, self._timeout_seconds)
-        if url.database:
-            await self._send(protocol, ("SELECT", url.database), self._timeout_seconds)
+        # Answered by nobody but a server that serves: a frozen one accepts connections too.
+        await self._send(protocol, ("SELECT", url.database), self._timeout_seconds)
         if url.sentinels:
             role = await self._send(protocol, ("ROLE",), self._timeout_seconds)
             if role[0] != b"master":

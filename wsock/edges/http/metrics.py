@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from wsock.edges.gate import WebSocketGate
+from wsock.services.backlog import Backlog
 from wsock.services.hub import Hub
 from wsock.services.messages import Messages
 from wsock.services.turn import Turn
@@ -66,7 +67,7 @@ def build_registry(measures: list[Measure]) -> CollectorRegistry:
     return registry
 
 
-def node_measures(gate: WebSocketGate, hub: Hub, turn: Turn, messages: Messages) -> list[Measure]:
+def node_measures(gate: WebSocketGate, hub: Hub, turn: Turn, messages: Messages, backlog: Backlog) -> list[Measure]:
     """All metrics of a node."""
     return [
         Measure(name="wsock_connections", text="WebSocket connections now.", kind="gauge", read=lambda: len(gate)),
@@ -84,6 +85,12 @@ def node_measures(gate: WebSocketGate, hub: Hub, turn: Turn, messages: Messages)
             label="reason",
         ),
         Measure(name="wsock_topics", text="Channels in use on this node.", kind="gauge", read=lambda: len(hub)),
+        Measure(
+            name="wsock_queue_length",
+            text="Messages and events of the cluster that wait to be persisted or told.",
+            kind="gauge",
+            read=lambda: backlog.length,
+        ),
         Measure(
             name="wsock_messages_published",
             text="Messages handed to the broker.",
