@@ -41,6 +41,10 @@ class FailingQueue:
             self.taken.append(work)
         return work
 
+    async def length(self) -> int:
+        """See IWorkQueue."""
+        return await self._queue.length()
+
     async def done(self, work: Work) -> None:
         """See IWorkQueue."""
         if work.ids and len(self.taken) == 1:

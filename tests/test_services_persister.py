@@ -55,6 +55,9 @@ class _Queue:
             raise work
         return work
 
+    async def length(self) -> int:
+        return len(self._work)
+
     async def done(self, work: Work) -> None:
         if self.trouble is not None:
             raise self.trouble

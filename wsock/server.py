@@ -177,9 +177,7 @@ class Server(Service):
             auth=self.auth,
             gate=self.gate,
             state=self._state_now,
-            registry=build_registry(
-                node_measures(self.gate, self.hub, self._services.turn, self.messages, self.backlog)
-            ),
+            registry=build_registry(measures),
             cors_origins=self.config.http.cors_origins,
             trusted_proxies=self.config.http.trusted_proxies,
             max_body_bytes=limits.http_body_bytes,
