@@ -125,6 +125,12 @@ class RedisTestCase(TestCase):
                 self.fail(f"it did not become true within {seconds} s")
             await deferLater(REACTOR, 0.01)
 
+    async def restarted(self, server: RedisServer, node: Node) -> None:
+        """The server is killed and started again, and the node has found out and is connected."""
+        server.restart()
+        await self.until(lambda: not node.broker.is_up)
+        await self.until(lambda: node.broker.is_up)
+
     async def proxy(self, server: RedisServer) -> TcpProxy:
         """Comes between a node and the server."""
         proxy = TcpProxy(server.port)

@@ -154,6 +154,7 @@ class ConnectionTests(RedisTestCase):
         await self.until(lambda: b"master-link-status\r\n$2\r\nok" in self.ask(port, b"SENTINEL REPLICAS main"))
 
         master.kill()
+        await self.until(lambda: not connection.is_up)
 
         await self.until(lambda: str(replica.port).encode() in self.ask(port, b"SENTINEL GET-MASTER-ADDR-BY-NAME main"))
         await self.until(lambda: connection.is_up)
@@ -210,6 +211,7 @@ class ConnectionTests(RedisTestCase):
             with self.assertRaises(Unavailable):
                 await answer
         server.cont()
+        await self.until(lambda: not connection.is_up)
         await self.until(lambda: connection.is_up)
         self.assertEqual(await connection.call("PING"), b"PONG")
 

@@ -44,7 +44,7 @@ class NodeTestCase(SynchronousTestCase):
     @property
     def channel(self) -> str:
         """A channel that no other test has."""
-        return f"test:{self._testMethodName}"
+        return f"test:{type(self).__name__}:{self._testMethodName}"
 
     def connected(self, **options: Any) -> Wire:
         """A client."""

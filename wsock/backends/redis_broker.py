@@ -532,7 +532,7 @@ class RedisShard:
                 self._tell_missed(gap.attached, message)
             gaps = [gap for gap in gaps if gap.is_left(horizon)]
 
-    async def _read_on(self, gap: _Gap, limit: int) -> None:
+    async def _read_on(self, gap: _Gap, limit: int, *, is_lost: bool = False) -> None:
         attached = gap.attached
         after = attached.position
         answer = await self.queries.run(_read, attached.app, attached.channel, after.epoch, after.sequence, limit)
@@ -544,8 +544,19 @@ class RedisShard:
         if past.position is None:
             # Its head went this very moment; another look makes a new one.
             self._looks_again = True
-        else:
+        elif is_lost:
             self._lost(attached, past.position)
+        else:
+            # What the log has of the new epoch is not lost: it follows.
+            self._lost(attached, await self._before_kept(attached, past.position))
+            gap.is_closed = False
+            await self._read_on(gap, limit, is_lost=True)
+
+    async def _before_kept(self, attached: _Attached, head: Position) -> Position:
+        """The position before the oldest message in the log, if that is of the epoch that the channel is in now."""
+        answer = await self.queries.run(_read, attached.app, attached.channel, head.epoch, 0, 1)
+        first = next(iter(_Past(answer, attached.channel).messages), None)
+        return Position(head.epoch, first.sequence - 1) if first is not None and first.epoch == head.epoch else head
 
     def _tell_missed(self, attached: _Attached, message: Message) -> None:
         if message.epoch != attached.epoch:

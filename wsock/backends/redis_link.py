@@ -244,7 +244,7 @@ class RedisConnection:
         on_lost: Callable[[], None] | None = None,
         build: Callable[[], Any] = _protocol,
         timeout_seconds: float = 2.0,
-        max_delay_seconds: float = 2.0,
+        max_delay_seconds: float = 1.0,
     ) -> None:
         self._url = url
         self._reactor: Any = reactor
@@ -257,7 +257,8 @@ class RedisConnection:
         self._is_ready = False
         self._endpoint = url.endpoint(reactor)
         self._factory = _quiet_factory(build)
-        self._delay_seconds = backoffPolicy(0.1, max_delay_seconds)
+        # Without a jitter: the nodes are few, and leases wait for them.
+        self._delay_seconds = backoffPolicy(0.1, max_delay_seconds, jitter=lambda: 0.0)
         self._is_wanted = False
         self._running: Deferred[None] | None = None
         self._waiting: list[Deferred[None]] = []
@@ -285,6 +286,8 @@ class RedisConnection:
         self._is_wanted = False
         running, self._running = self._running, None
         if running is not None:
+            # Who waited for the connection may stop it at once: that is still within what is to be cancelled.
+            await deferLater(self._reactor, 0)
             running.cancel()
             await running
 
