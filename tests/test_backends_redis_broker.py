@@ -9,10 +9,12 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 
+from tests.base import SynchronousTestCase
 from tests.redis_cases import QUICK, REACTOR, Node, RedisTestCase, TcpProxy
 from tests.servers import RedisServer
 from wsock.backends.redis import RedisBroker, Watch
-from wsock.errors import Code, Gone, Refused, Unavailable
+from wsock.backends.redis_broker import check_version
+from wsock.errors import Code, ConfigError, Gone, Refused, Unavailable
 from wsock.protocol.messages import Receipt
 from wsock.protocol.position import Position
 from wsock.testing.contracts.broker import BrokerContract, DurableBrokerContract, make_publication
@@ -483,6 +485,20 @@ class RepairTests(_Case):
         await attaching
         await self.sender.publish(2)
         await self.until(lambda: self.receiver.sequences() == [1, 2], 2)
+
+
+class VersionTests(SynchronousTestCase):
+    def test_old(self) -> None:
+        """A server that is too old is refused, with what is taken."""
+        error = self.assertRaises(ConfigError, check_version, b"6.2.14")
+
+        self.assertIn("6.2.14", str(error))
+        self.assertIn("Redis 7", str(error))
+
+    def test_new(self) -> None:
+        """Redis 7 and what says that it is like it are taken."""
+        for version in (b"7.0.15", b"7.2.4", b"8.2.3", b"10.0.0"):
+            check_version(version)
 
 
 class AttachTests(_Case):

@@ -31,12 +31,12 @@ from zope.interface import implementer
 from wsock.backends.redis_batch import PublishBatches, decode_body
 from wsock.backends.redis_link import RedisConnection, RedisUrl, Script, Subscriptions, all_answers
 from wsock.backends.redis_ring import Ring
-from wsock.errors import Gone, Unavailable
+from wsock.errors import ConfigError, Gone, Unavailable
 from wsock.interfaces import IBroker, IReceiver
 from wsock.protocol.messages import HistoryQuery, Located, Message, Page, Publication, Receipt
 from wsock.protocol.position import Position
 
-__all__ = ["Durability", "IAttached", "RedisBroker", "RedisShard", "Watch", "entry_message"]
+__all__ = ["Durability", "IAttached", "RedisBroker", "RedisShard", "Watch", "check_version", "entry_message"]
 
 _AT_ONCE = 500
 _PAGE = 500
@@ -46,6 +46,8 @@ _HEADS_PAGE = 5000
 _MAX_EARLY = 1000
 _SLACK_MS = 1000
 """How much earlier a resume by timestamp begins where channels live on several servers with clocks of their own."""
+
+_LEAST_VERSION = 7
 
 _publish, _heads, _read, _locate, _open = map(Script.load, ("publish", "heads", "read", "locate", "open"))
 _log_page = Script.load("page")
@@ -275,8 +277,9 @@ class RedisShard:
         # Until it is known which generation this process belongs to, nothing may be accepted through the connection.
         self._gens[connection] = ""
         info = await connection.call("INFO", "server")
-        run = next((line[7:] for line in info.split(b"\r\n") if line.startswith(b"run_id:")), b"")
-        gen = await connection.run(_open, run, self._new_name())
+        facts = dict(line.split(b":", 1) for line in info.split(b"\r\n") if b":" in line)
+        check_version(facts.get(b"redis_version", b"0"))
+        gen = await connection.run(_open, facts.get(b"run_id", b""), self._new_name())
         self._gens[connection] = gen.decode()
 
     async def scripted(self, connection: RedisConnection, script: Script, *arguments: Any) -> Any:
@@ -739,6 +742,13 @@ class RedisBroker:
     async def locate(self, app: str, channel: str, timestamp: int) -> Located:
         """The place of a timestamp in the channel's log."""
         return await self.shard(app, channel).locate(app, channel, timestamp, self._slack_ms)
+
+
+def check_version(version: bytes) -> None:
+    """The scripts write after asking the time, which Redis replicates rightly from 7 on (Valkey says 7.2)."""
+    if int(version.split(b".")[0]) < _LEAST_VERSION:
+        text = f"redis: the server's version is {version.decode()}; it takes Redis {_LEAST_VERSION} or later, or Valkey"
+        raise ConfigError(text)
 
 
 def _options(durability: Durability) -> bytes:
