@@ -206,6 +206,23 @@ class UnsubscribeTests(ServerTestCase):
         self.publish("a", 1)
         self.assert_told(client, action="message", data=1)
 
+    def test_many_while_a_store_is_away(self) -> None:
+        """What is to be made up for is bounded like the subscriptions themselves."""
+        self.server = self.serve(Config(limits=Limits(channels_per_connection=2)))
+        client = self.connected()
+
+        async def fails(*_: Any) -> None:
+            raise Unavailable("away")
+
+        patch = self.patch(self.server.server.stores.broker, "attach", fails)
+        for number in range(5):
+            client.says({"action": "subscribe", "channel": f"c{number}"})
+            self.assert_refused(client, "unavailable")
+        patch.restore()
+        self.server.advance(2)
+
+        self.assertEqual([e["channel"] for e in client.take()], ["c0", "c1"])
+
     def test_unsubscribe(self) -> None:
         """Delivery ends; other subscriptions go on."""
         client, other = self.subscribed("a", "b"), self.subscribed("a")

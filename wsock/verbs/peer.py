@@ -194,9 +194,14 @@ class Peer:
             self._replay_with(Cursor(topic, start, rewound))
 
     def owe(self, channel: str, subscribe: Callable[[], Awaitable[None]]) -> None:
-        """The channel could not be subscribed now: it will be, as soon as that works again."""
+        """The channel could not be subscribed now: it will be, as soon as that works again.
+
+        No more are owed than may be subscribed; beyond that the refusal is all that the client gets.
+        """
         if self._owed is None:
             self._owed = {}
+        if len(self._owed) + len(self.channels) >= self.services.max_channels and channel not in self._owed:
+            return
         self._owed[channel] = subscribe
         if self._paying is None:
             self._paying = Deferred.fromCoroutine(self._pay())
