@@ -6,6 +6,8 @@ import base64
 import json
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from tests.vocabulary import Gate, ServerTestCase
 from wsock.config import Config, Limits, Recovery
 from wsock.errors import Unavailable
@@ -222,6 +224,30 @@ class UnsubscribeTests(ServerTestCase):
         self.server.advance(2)
 
         self.assertEqual([e["channel"] for e in client.take()], ["c0", "c1"])
+
+    def test_lost_while_it_is_made_up_for(self) -> None:
+        """A client that goes meanwhile leaves nothing behind, and nothing is logged as a fault."""
+        client = self.connected()
+        pending: list[Deferred[None]] = []
+
+        async def fails(*_: Any) -> None:
+            raise Unavailable("away")
+
+        async def waits(*_: Any) -> None:
+            pending.append(Deferred())
+            await pending[-1]
+
+        patch = self.patch(self.server.server.stores.broker, "attach", fails)
+        client.says({"action": "subscribe", "channel": "a"}, {"action": "subscribe", "channel": "b"})
+        patch.restore()
+        self.patch(self.server.server.stores.broker, "attach", waits)
+        self.server.advance(2)
+        self.assertEqual(len(pending), 1)
+
+        client.disappears()
+        self.server.advance(2)
+
+        self.assertEqual((len(pending), len(self.server.server.hub)), (1, 0))
 
     def test_unsubscribe(self) -> None:
         """Delivery ends; other subscriptions go on."""

@@ -207,20 +207,23 @@ class Peer:
             self._paying = Deferred.fromCoroutine(self._pay())
 
     async def _pay(self) -> None:
-        while self._owed:
-            try:
+        try:
+            while self._owed:
                 await deferLater(self.services.clock, _RETRY_SECONDS)
-            except CancelledError:
-                return
-            for channel, subscribe in list(self._owed.items()):
-                if self._owed.get(channel) is subscribe and not await self._has_paid(channel, subscribe):
-                    break
+                for channel, subscribe in list(self._owed.items()):
+                    if self._owed.get(channel) is subscribe and not await self._has_paid(channel, subscribe):
+                        break
+        except CancelledError:
+            # The client has gone, and owes and is owed nothing.
+            return
         self._paying = None
 
     async def _has_paid(self, channel: str, subscribe: Callable[[], Awaitable[None]]) -> bool:
         """Tries once; ``False`` when the store is still away."""
         try:
             await subscribe()
+        except CancelledError:
+            raise
         except Unavailable:
             return False
         except Refused as e:
