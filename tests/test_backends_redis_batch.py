@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,20 +15,25 @@ from wsock.protocol.messages import Receipt
 from wsock.testing.contracts.broker import make_publication
 
 
+def packed(*answers: tuple[int, int, int, str]) -> bytes:
+    """As the script answers."""
+    return msgspec.msgpack.encode([value for answer in answers for value in answer])
+
+
 class BatchTests(SynchronousTestCase):
     """Group commit."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.batches: list[list[Any]] = []
-        self.answers: list[Deferred[Sequence[Any]]] = []
+        self.answers: list[Deferred[bytes]] = []
         self.make()
 
     def make(self, **limits: int) -> None:
         self.publishes = PublishBatches(self.run_batch, self.clock, **{"backlog_bytes": 1 << 20, **limits})
 
-    async def run_batch(self, items: bytes) -> Sequence[Any]:
-        self.batches.append(msgspec.msgpack.decode(items))
+    async def run_batch(self, runs: bytes) -> bytes:
+        self.batches.append(msgspec.msgpack.decode(runs))
         self.answers.append(Deferred())
         return await self.answers[-1]
 
@@ -38,10 +42,10 @@ class BatchTests(SynchronousTestCase):
 
     def answer(self) -> None:
         number = len(self.answers) - 1
-        self.answers[number].callback([[0, n, 1000 + n, b"e"] for n in range(1, len(self.batches[number]) + 1)])
+        self.answers[number].callback(packed(*((0, n, 1000 + n, "e") for n in range(1, self.sizes()[number] + 1))))
 
     def sizes(self) -> list[int]:
-        return [len(batch) for batch in self.batches]
+        return [sum(len(items) // 3 for _, _, items in batch) for batch in self.batches]
 
     def test_one_in_flight_and_the_next_gathers(self) -> None:
         """What comes in one turn goes together; what comes meanwhile waits for the answer."""
@@ -76,16 +80,39 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(self.sizes(), [3, 2, 1, 1, 1])
 
     def test_what_is_sent(self) -> None:
-        """The script gets text, and a digest of the id in its scope; ids of the server have none."""
+        """The script gets text, and a key of the id in its scope; ids of the server have none."""
         self.add(id="m1", persist=False, publisher_id="b\u00f6b", data=b"[1]")
         self.add()
         self.clock.advance(0)
 
-        [[app, channel, digest, persist, body], second] = self.batches[0]
+        [[app, channel, [key, persist, body, second_key, *_]]] = self.batches[0]
 
-        self.assertEqual((app, channel, persist, len(digest), second[2]), ("app", "room", False, 32, ""))
+        self.assertEqual((app, channel, persist, second_key), ("app", "room", False, ""))
+        self.assertIn("m1", key)
         decoded = decode_body(body.encode())
         self.assertEqual((decoded.id, bytes(decoded.data), decoded.publisher_id), ("m1", b"[1]", "b\u00f6b"))
+
+    def test_runs(self) -> None:
+        """What follows one another in a channel goes in one piece; the order of all is kept."""
+        for app, channel in (("a", "x"), ("a", "x"), ("a", "y"), ("b", "y"), ("a", "x")):
+            self.add(app=app, channel=channel)
+        self.clock.advance(0)
+
+        runs = [(app, channel, len(items) // 3) for app, channel, items in self.batches[0]]
+
+        self.assertEqual(runs, [("a", "x", 2), ("a", "y", 1), ("b", "y", 1), ("a", "x", 1)])
+
+    def test_keys_of_ids(self) -> None:
+        """No two of (channel, identity, id) have one key, and no key is long."""
+        scopes = [("x", "1x", "m"), ("x1", "x", "m"), ("x", "1", "xm"), ("x" * 200, "i", "m"), ("x" * 200, "i", "n")]
+        for channel, identity, id in [*scopes, ("x", "\ud800", "m" * 255)]:
+            self.add(channel=channel, identity=identity, id=id)
+        self.clock.advance(0)
+
+        keys = [key for _, _, items in self.batches[0] for key in items[::3]]
+
+        self.assertEqual(len(set(keys)), 6)
+        self.assertLessEqual(max(map(len, keys)), 80)
 
     def test_backlog(self) -> None:
         """What waits is bounded; the refusal names the setting, and there is room again after the batch was sent."""
@@ -133,7 +160,7 @@ class BatchTests(SynchronousTestCase):
         receipts = self.add(4)
         self.clock.advance(0)
 
-        self.answers[0].callback([[0, 1, 10, b"e"], [1, 1, 10, b"e"], [2], [3, b"WRONGTYPE \xff"]])
+        self.answers[0].callback(packed((0, 1, 10, "e"), (1, 1, 10, "e"), (2, 0, 0, ""), (3, 0, 0, "WRONGTYPE")))
 
         self.assertFalse(self.successResultOf(receipts[0]).is_duplicate)
         self.assertTrue(self.successResultOf(receipts[1]).is_duplicate)

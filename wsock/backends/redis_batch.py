@@ -1,9 +1,12 @@
-"""Publishes on their way to one Redis server: one batch in flight, the next one gathers meanwhile (group commit)."""
+"""Publishes on their way to one Redis server: one batch in flight, the next one gathers meanwhile (group commit).
+
+A batch is made of runs: messages of one channel that follow one another are accepted and published in one piece.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from hashlib import blake2b
 from typing import Any
 
@@ -17,11 +20,12 @@ from twisted.python.failure import Failure
 from wsock.errors import Code, Refused, Unavailable
 from wsock.protocol.messages import Publication, Receipt
 
-__all__ = ["Body", "PublishBatches", "decode_body"]
+__all__ = ["Body", "Placed", "PublishBatches", "Run", "decode_body", "decode_run"]
 
 _MAX_ITEMS = 256
 _MAX_BYTES = 1 << 20
 _OVERHEAD = 300
+_MAX_KEY = 80
 
 
 class Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -33,41 +37,60 @@ class Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
     persist: bool
 
 
+class Placed(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A message of a run."""
+
+    timestamp: int
+    body: Body
+
+
+class Run(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Messages of one channel that follow one another, as ``publish.lua`` publishes them.
+
+    ``sequence`` is the first one's. Where the first one begins an epoch, ``before`` is ``<epoch>/<sequence>`` of the
+    last message of the one before; else it is empty.
+    """
+
+    epoch: str
+    sequence: int
+    before: str
+    messages: list[Placed]
+
+
 # The scripts' MessagePack has texts but no bytes, so everything in a batch is text.
 _encode_batch = msgspec.msgpack.Encoder().encode
+_decode_answers = msgspec.msgpack.Decoder(list[Any]).decode
 _encode_body = msgspec.json.Encoder().encode
 decode_body = msgspec.json.Decoder(Body).decode
+decode_run = msgspec.json.Decoder(Run).decode
 
 
 class _Waiting:
-    """A publication in the queue, as the script takes it."""
+    """A publication in the queue, and what becomes of it."""
 
-    __slots__ = ("answer", "item", "publication", "size")
+    __slots__ = ("answer", "body", "key", "publication", "size")
 
-    def __init__(self, publication: Publication) -> None:
+    def __init__(self, publication: Publication, size: int) -> None:
         p = publication
         self.publication = p
-        self.item = (
-            p.app,
-            p.channel,
-            _digest(p) if p.has_id else "",
-            p.persist,
-            _encode_body(Body(p.id, p.data, p.publisher_id, p.persist)).decode(),
-        )
-        self.size = len(memoryview(p.data)) + _OVERHEAD
+        self.key = _key(p) if p.has_id else ""
+        self.body = _encode_body(Body(p.id, p.data, p.publisher_id, p.persist)).decode()
+        self.size = size
         self.answer: Deferred[Receipt] = Deferred()
 
 
-def _digest(p: Publication) -> str:
-    """What stands for (channel, identity, id) in a key, whatever their lengths."""
+def _key(p: Publication) -> str:
+    """What stands for (channel, identity, id): the three, where they are short and plain, else a digest of them."""
     text = f"{len(p.channel)}:{p.channel}{len(p.identity)}:{p.identity}{p.id}"
+    if len(text) <= _MAX_KEY and text.isascii():
+        return text
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 class PublishBatches:
     """Gathers publishes for the turn of the reactor and while a batch is in flight.
 
-    ``run`` runs the publish script on encoded items and returns its answers; ``backlog_bytes`` bounds what waits, and
+    ``run`` runs the publish script on encoded runs and returns its answers; ``backlog_bytes`` bounds what waits, and
     ``max_items`` and ``max_bytes`` a batch.
     """
 
@@ -75,7 +98,7 @@ class PublishBatches:
 
     def __init__(
         self,
-        run: Callable[[bytes], Awaitable[Sequence[Any]]],
+        run: Callable[[bytes], Awaitable[bytes]],
         clock: IReactorTime,
         *,
         backlog_bytes: int,
@@ -93,11 +116,12 @@ class PublishBatches:
 
     def add(self, publication: Publication) -> Deferred[Receipt]:
         """Fires with the receipt, or with :class:`Unavailable` when the message may not have been accepted."""
-        waiting = _Waiting(publication)
-        if self._queued_bytes + waiting.size > self._backlog_bytes:
+        size = len(memoryview(publication.data)) + _OVERHEAD
+        if self._queued_bytes + size > self._backlog_bytes:
             text = f"{self._queued_bytes} bytes wait for Redis (limits.publish_backlog_bytes): try again"
             return fail(Unavailable(text, retry_after=1.0))
-        self._queued_bytes += waiting.size
+        waiting = _Waiting(publication, size)
+        self._queued_bytes += size
         self._queue.append(waiting)
         if not self._is_busy:
             self._is_busy = True
@@ -115,7 +139,7 @@ class PublishBatches:
         while self._queue:
             batch = self._take()
             try:
-                answers = await self._run(_encode_batch([waiting.item for waiting in batch]))
+                answers = _decode_answers(await self._run(_encode_batch(_runs(batch))))
             except Exception as e:
                 # Whatever it was, the publishers must be told; only what is no outage is a bug of ours.
                 if not isinstance(e, Refused):
@@ -125,8 +149,13 @@ class PublishBatches:
                 for waiting in batch:
                     waiting.answer.errback(failure)
                 continue
-            for waiting, answer in zip(batch, answers, strict=True):
-                self._tell(waiting, answer)
+            values = iter(answers)
+            for waiting, kind, sequence, timestamp, text in zip(batch, values, values, values, values, strict=True):
+                if kind <= 1:
+                    p = waiting.publication
+                    waiting.answer.callback(Receipt(p.id, p.channel, timestamp, text, sequence, kind == 1))
+                else:
+                    waiting.answer.errback(Failure(self._refusal(kind, text)))
         self._is_busy = False
 
     def _take(self) -> list[_Waiting]:
@@ -141,15 +170,23 @@ class PublishBatches:
         self._queued_bytes -= size
         return batch
 
-    def _tell(self, waiting: _Waiting, answer: Sequence[Any]) -> None:
-        kind = answer[0]
-        if kind <= 1:
-            _, sequence, timestamp, epoch = answer
-            p = waiting.publication
-            waiting.answer.callback(Receipt(p.id, p.channel, timestamp, epoch.decode(), sequence, kind == 1))
-        elif kind == 2:
+    def _refusal(self, kind: int, text: str) -> Refused:
+        if kind == 2:
             text = "too many messages wait to be stored (redis.backlog): the database is away or too slow"
-            waiting.answer.errback(Failure(Unavailable(text, retry_after=5.0)))
-        else:
-            self._log.error("Redis could not accept a message: {reason}", reason=answer[1].decode("utf-8", "replace"))
-            waiting.answer.errback(Failure(Refused(Code.INTERNAL, "the message could not be accepted")))
+            return Unavailable(text, retry_after=5.0)
+        self._log.error("Redis could not accept a message: {reason}", reason=text)
+        return Refused(Code.INTERNAL, "the message could not be accepted")
+
+
+def _runs(batch: Iterable[_Waiting]) -> list[tuple[str, str, list[Any]]]:
+    """The batch as the script takes it."""
+    runs: list[tuple[str, str, list[Any]]] = []
+    app = channel = ""
+    items: list[Any] = []
+    for waiting in batch:
+        p = waiting.publication
+        if p.channel != channel or p.app != app:
+            app, channel, items = p.app, p.channel, []
+            runs.append((app, channel, items))
+        items += (waiting.key, p.persist, waiting.body)
+    return runs

@@ -28,7 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from wsock.backends.redis_batch import PublishBatches, decode_body
+from wsock.backends.redis_batch import PublishBatches, Run, decode_body, decode_run
 from wsock.backends.redis_link import RedisConnection, RedisUrl, Script, Subscriptions, all_answers
 from wsock.backends.redis_ring import Ring
 from wsock.errors import ConfigError, Gone, Unavailable
@@ -305,8 +305,8 @@ class RedisShard:
         """Accepts a message in the next batch."""
         return self._batches.add(publication)
 
-    async def _run_batch(self, items: bytes) -> Sequence[Any]:
-        answers: Sequence[Any] = await self.scripted(self.commands, _publish, self._options, items)
+    async def _run_batch(self, runs: bytes) -> bytes:
+        answers: bytes = await self.scripted(self.commands, _publish, self._options, runs)
         replicas = self._durability.replicas
         if replicas:
             wait_ms = int(self._durability.replica_seconds * 1000)
@@ -423,23 +423,30 @@ class RedisShard:
             if len(attached.early) <= _MAX_EARLY:
                 attached.early.append(payload)
         elif kind == b"m ":
-            self._deliver_message(attached, rest)
+            self._deliver_run(attached, decode_run(rest))
 
-    def _deliver_message(self, attached: _Attached, payload: bytes) -> None:
-        epoch_bytes, number, timestamp, before, body = payload.split(b" ", 4)
-        sequence = int(number)
-        epoch = epoch_bytes.decode()
+    def _deliver_run(self, attached: _Attached, run: Run) -> None:
+        epoch, sequence, messages = run.epoch, run.sequence, run.messages
         if epoch != attached.epoch:
-            if before != f"{attached.epoch}/{attached.sequence}".encode():
+            if run.before != f"{attached.epoch}/{attached.sequence}":
                 self._repair()
                 return
             self._moved(attached, Position(epoch, sequence - 1))
         elif sequence <= attached.sequence:
-            return
+            messages = messages[attached.sequence + 1 - sequence :]
+            sequence = attached.sequence + 1
         elif sequence != attached.sequence + 1:
             self._repair()
             return
-        self._tell(attached, _message(attached.channel, epoch, sequence, int(timestamp), body))
+        app, channel = attached.app, attached.channel
+        for placed in messages:
+            b = placed.body
+            attached.sequence = sequence
+            if attached.is_wanted:
+                self._receiver.message(
+                    app, Message(channel, b.id, b.data, placed.timestamp, b.publisher_id, sequence, epoch, b.persist)
+                )
+            sequence += 1
 
     def _tell(self, attached: _Attached, message: Message) -> None:
         attached.move(message.position)
@@ -766,13 +773,9 @@ def _slices(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _message(channel: str, epoch: str, sequence: int, timestamp: int, body: bytes) -> Message:
-    b = decode_body(body)
-    return Message(channel, b.id, b.data, timestamp, b.publisher_id, sequence, epoch, b.persist)
-
-
 def entry_message(channel: str, entry: Sequence[Any]) -> Message:
     """The message that an entry of the channel's log holds."""
     id, fields = entry
     sequence, _, timestamp = id.partition(b"-")
-    return _message(channel, fields[3].decode(), int(sequence), int(timestamp), fields[1])
+    b = decode_body(fields[1])
+    return Message(channel, b.id, b.data, int(timestamp), b.publisher_id, int(sequence), fields[3].decode(), b.persist)

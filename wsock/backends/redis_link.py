@@ -190,7 +190,7 @@ class SentinelEndpoint:
         raise Unavailable(f"no sentinel knows the master of '{self._url.service}'")
 
     async def _ask(self, host: str, port: int) -> tuple[str, int] | None:
-        connecting = HostnameEndpoint(self._reactor, host, port).connect(_quiet_factory(_protocol))
+        connecting = HostnameEndpoint(self._reactor, host, port).connect(_quiet_factory(_Commands))
         protocol: Any = await connecting.addTimeout(self._timeout_seconds, self._reactor)
         try:
             asking = protocol.execute_command("SENTINEL", "get-master-addr-by-name", self._url.service)
@@ -206,8 +206,19 @@ def _quiet_factory(build: Callable[[], Any]) -> Factory:
     return factory
 
 
-def _protocol() -> Any:
-    return txredisapi.RedisProtocol(charset=None, convertNumbers=False)
+class _Commands(txredisapi.RedisProtocol):  # type: ignore[misc]
+    """Replies as hiredis gives them, in bytes: the driver would look at each value in them again."""
+
+    def __init__(self) -> None:
+        super().__init__(charset=None, convertNumbers=False)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted's hook."""
+        self._reader.feed(data)
+        reply = self._reader.gets()
+        while reply is not False:
+            self.replyReceived(reply)
+            reply = self._reader.gets()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +253,7 @@ class RedisConnection:
         scripts: tuple[Script, ...] = (),
         prepare: Callable[[RedisConnection], Awaitable[None]] | None = None,
         on_lost: Callable[[], None] | None = None,
-        build: Callable[[], Any] = _protocol,
+        build: Callable[[], Any] = _Commands,
         timeout_seconds: float = 2.0,
         max_delay_seconds: float = 1.0,
     ) -> None:
@@ -446,9 +457,13 @@ class Subscriptions(txredisapi.SubscriberProtocol):  # type: ignore[misc]
         super().__init__(charset=None, convertNumbers=False)
         self._on_message = on_message
 
-    def replyReceived(self, reply: Any) -> None:
-        """Sorts messages from answers."""
-        if type(reply) is list and reply[0] == b"message":
-            self._on_message(reply[1], reply[2])
-        else:
-            super().replyReceived(reply)
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted's hook: sorts messages from answers."""
+        self._reader.feed(data)
+        reply = self._reader.gets()
+        while reply is not False:
+            if type(reply) is list and reply[0] == b"message":
+                self._on_message(reply[1], reply[2])
+            else:
+                self.replyReceived(reply)
+            reply = self._reader.gets()

@@ -1,55 +1,71 @@
 -- Accepts a batch of messages, each on its own: one that fails takes none with it.
 -- ARGV: expected generation; options (msgpack): {window, idle_ms, dedup_ms, backlog, history};
--- items (msgpack): {app, channel, id or '', is history, body} each.
+-- runs (msgpack): {app, channel, {id key or '', is history, body, id key or '', …}} each, for messages of one channel
+-- that follow one another.
 -- backlog 0: there is no queue, and the log is the history: at most `history` messages, for `idle_ms`.
--- Returns for each item {0, sequence, timestamp, epoch}, {1, …} for a repetition, {2} for a full backlog,
--- {3, text} for a failure.
+-- Returns a flat msgpack array with four values for each message: 0, sequence, timestamp, epoch; 1, … for a
+-- repetition; 2, 0, 0, '' for a full backlog; 3, 0, 0, text for a failure.
+--
+-- What a channel needs once for a batch (its head, its expiry, the look at what can be trimmed) is done once, and a
+-- run is published in one piece: with many messages in a batch that is most of the cost. Numbers are made texts once:
+-- a number among a command's arguments costs as much as the command.
 local gen = redis.call('HGET', meta_key, 'gen')
 if gen ~= ARGV[1] then return redis.error_reply('STALE the generation is ' .. tostring(gen)) end
 
-local options = cmsgpack.unpack(ARGV[2])
-local window, idle_ms, dedup_ms, backlog, history = unpack(options)
-local items = cmsgpack.unpack(ARGV[3])
+local call = redis.call
+local function text_of(number) return string.format('%d', number) end
+
+local window, idle_ms, dedup_ms, backlog, history = unpack(cmsgpack.unpack(ARGV[2]))
 local now = now_ms()
 local has_queue = backlog > 0
-local queued = has_queue and redis.call('XLEN', queue_key) or 0
+local queued = has_queue and call('XLEN', queue_key) or 0
 local persisted_below = has_queue and first_queued() or math.huge
-local clocks = {}
+local clocks, channels, answers, count = {}, {}, {}, 0
+-- Expiries are set anew when a message comes in another span of time than the one before it, and are longer by one.
+local head_span, idle_span = math.floor(head_ms / 64), math.max(1, math.floor(idle_ms / 64))
+local dedup_text = text_of(dedup_ms)
 
 -- Never goes back in an app, and is unique while fewer than 1000 messages come in a second.
 local function stamp(app)
-  local last = clocks[app] or tonumber(redis.call('GET', clock_key(app)) or 0)
+  local last = clocks[app] or tonumber(call('GET', clock_key(app)) or 0)
   local timestamp = math.max(now, last, math.min(last + 1, now + 1000))
   clocks[app] = timestamp
   return timestamp
 end
 
--- Drops what the window no longer needs, as far as it is persisted; without a queue also what is too old.
-local function trim(head, log, sequence)
-  local cut = sequence - (has_queue and window or history)
-  if not has_queue then
-    cut = math.max(cut, search(log, function(entry)
-      local _, at = split_id(entry[1])
-      return at >= now - idle_ms
-    end) - 1)
+-- The sequence below which everything in the log is too old.
+local function too_old_below(log)
+  local function is_kept(entry)
+    local _, at = split_id(entry[1])
+    return at >= now - idle_ms
   end
+  local oldest = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  if not oldest or is_kept(oldest) then return 0 end
+  return search(log, is_kept) - 1
+end
+
+-- Drops what the window no longer needs, as far as it is persisted; without a queue also what is too old.
+local function trim(c)
+  local cut = c.sequence - (has_queue and window or history)
+  if not has_queue then cut = math.max(cut, too_old_below(c.log)) end
   if cut <= 0 then return end
-  local edge = redis.call('XREVRANGE', log, cut, '-', 'COUNT', 1)[1]
+  local edge = call('XREVRANGE', c.log, cut, '-', 'COUNT', 1)[1]
   if edge and tonumber(edge[2][6]) >= persisted_below then
-    cut = search(log, function(entry) return tonumber(entry[2][6]) >= persisted_below end) - 1
-    edge = redis.call('XREVRANGE', log, cut, '-', 'COUNT', 1)[1]
+    cut = search(c.log, function(entry) return tonumber(entry[2][6]) >= persisted_below end) - 1
+    edge = call('XREVRANGE', c.log, cut, '-', 'COUNT', 1)[1]
   end
   if not edge then return end
   local number, timestamp = split_id(edge[1])
-  redis.call('XTRIM', log, 'MINID', (number + 1) .. '-0')
-  redis.call('HSET', head, 'x', timestamp)
+  call('XTRIM', c.log, 'MINID', (number + 1) .. '-0')
+  call('HSET', c.head, 'x', timestamp)
 end
 
 -- Whether the log has no room: behind a message that waits to be persisted none can leave it.
-local function is_full(head, log, length, sequence)
-  if not has_queue or length < window + backlog then return false end
-  trim(head, log, sequence)
-  return redis.call('XLEN', log) >= window + backlog
+local function is_full(c)
+  if not has_queue or c.length < window + backlog then return false end
+  trim(c)
+  c.length = call('XLEN', c.log)
+  return c.length >= window + backlog
 end
 
 -- The epochs before the current one, when this is the newest of them.
@@ -61,71 +77,129 @@ local function with_past(epoch, sequence, past)
   return table.concat(epochs, ' ')
 end
 
-local function accept(item)
-  local app, channel, id, is_persistent, body = unpack(item)
-  local seen = id ~= '' and id_key(app, id) or nil
-  if seen then
-    local first = redis.call('GET', seen)
-    if first then
-      local epoch, sequence, timestamp = string.match(first, '^([^:]+):(%d+):(%d+)$')
-      return {1, tonumber(sequence), tonumber(timestamp), epoch}
-    end
+-- The channel as it is before the batch. A new epoch, where one is due, begins with the first message accepted.
+local function load(app, channel, topic)
+  local c = {app = app, channel = channel, topic = topic, head = head_key(app, channel), log = log_key(app, channel)}
+  c.length = call('XLEN', c.log)
+  c.epoch, c.generation, c.sequence, c.last, c.unpersisted, c.past =
+    unpack(call('HMGET', c.head, 'e', 'g', 's', 't', 'u', 'p'))
+  if not c.epoch then
+    c.generation = gen
+    c.epoch, c.sequence, c.last, c.unpersisted = new_head(gen, app, channel)
   end
+  c.sequence, c.last, c.unpersisted = tonumber(c.sequence), tonumber(c.last or 0), tonumber(c.unpersisted or 0)
+  c.saved, c.saved_at, c.was_empty, c.unpersisted_text = c.sequence, c.last, c.length == 0, text_of(c.unpersisted)
+  return c
+end
+
+-- Whether the channel's last message is in another span of time than the one before the batch.
+local function enters(c, span) return c.was_empty or math.floor(c.last / span) ~= math.floor(c.saved_at / span) end
+
+-- What stands in the head behind the batch.
+local function save(c)
+  if c.sequence == c.saved then return end
+  call('HSET', c.head, 's', c.sequence_text, 't', c.last_text, 'u', c.unpersisted_text)
+  if c.begins then call('HSET', c.head, 'e', c.epoch, 'g', gen, 'p', c.past) end
+  if c.was_empty then
+    call('HSET', c.head, 'x', math.max(c.saved_at, tonumber(call('HGET', c.head, 'x') or 0)))
+  end
+  if enters(c, head_span) then call('PEXPIRE', c.head, math.max(head_ms, idle_ms) + head_span) end
+  if c.unpersisted >= persisted_below then
+    call('PERSIST', c.log)
+  elseif has_queue then
+    call('PEXPIRE', c.log, idle_ms)
+  elseif enters(c, idle_span) then
+    call('PEXPIRE', c.log, idle_ms + idle_span)
+  end
+  if math.floor(c.sequence / 16) ~= math.floor(c.saved / 16) then trim(c) end
+end
+
+-- One message of a channel: the four values of its answer, and what is published of it.
+local function accept(c, seen, is_persistent, body)
   local is_queued = is_persistent and has_queue
-  if is_queued and queued >= backlog then return {2} end
-
-  local head, log = head_key(app, channel), log_key(app, channel)
-  local length = redis.call('XLEN', log)
-  local epoch, generation, sequence, last, unpersisted, past =
-    unpack(redis.call('HMGET', head, 'e', 'g', 's', 't', 'u', 'p'))
-  if not epoch then
-    generation = gen
-    epoch, sequence, last, unpersisted = new_head(gen, app, channel)
+  if is_queued and queued >= backlog or is_full(c) then
+    local first = seen and call('GET', seen)
+    if not first then return 2, 0, 0, '' end
   end
-  sequence, unpersisted = tonumber(sequence), tonumber(unpersisted or 0)
-  if is_full(head, log, length, sequence) then return {2} end
-
-  local facts, before = {}, '-'
-  if generation ~= gen then
-    before = epoch .. '/' .. sequence
-    past = with_past(epoch, sequence, past)
-    epoch = new_epoch(gen)
-    facts = {'e', epoch, 'g', gen, 'p', past}
+  local is_new_epoch = c.generation ~= gen
+  local epoch = is_new_epoch and new_epoch(gen) or c.epoch
+  local sequence, timestamp = c.sequence + 1, stamp(c.app)
+  local number, at = text_of(sequence), text_of(timestamp)
+  if seen then
+    local first = call('SET', seen, epoch .. ':' .. number .. ':' .. at, 'NX', 'GET', 'PX', dedup_text)
+    if first then
+      local before, first_sequence, when = string.match(first, '^([^:]+):(%d+):(%d+)$')
+      return 1, tonumber(first_sequence), tonumber(when), before
+    end
+    c.seen = seen
   end
-  if length == 0 then
-    facts[#facts + 1] = 'x'
-    facts[#facts + 1] = math.max(tonumber(last or 0), tonumber(redis.call('HGET', head, 'x') or 0))
-  end
-  sequence = sequence + 1
-  local timestamp = stamp(app)
-  if is_queued then unpersisted = redis.call('HINCRBY', meta_key, 'queued', 1) end
-  redis.call('XADD', log, sequence .. '-' .. timestamp, 'b', body, 'e', epoch, is_persistent and 'q' or 'u', unpersisted)
-  redis.call('HSET', head, 's', sequence, 't', timestamp, 'u', unpersisted, unpack(facts))
-  redis.call('PEXPIRE', head, math.max(head_ms, idle_ms))
+  local unpersisted, place = c.unpersisted, c.unpersisted_text
   if is_queued then
-    redis.call('XADD', queue_key, unpersisted .. '-0', 'k', 'm', 'a', app, 'c', channel, 's', sequence)
+    unpersisted = call('HINCRBY', meta_key, 'queued', 1)
+    place = text_of(unpersisted)
+  end
+  call('XADD', c.log, number .. '-' .. at, 'b', body, 'e', epoch, is_persistent and 'q' or 'u', place)
+  c.seen = nil
+  if is_queued then
+    call('XADD', queue_key, place .. '-0', 'k', 'm', 'a', c.app, 'c', c.channel, 's', number)
     queued = queued + 1
     persisted_below = math.min(persisted_below, unpersisted)
   end
-  if unpersisted >= persisted_below then
-    redis.call('PERSIST', log)
-  else
-    redis.call('PEXPIRE', log, idle_ms)
+  local before = ''
+  if is_new_epoch then
+    before = c.epoch .. '/' .. c.sequence
+    c.past, c.begins, c.epoch, c.generation = with_past(c.epoch, c.sequence, c.past), true, epoch, gen
   end
-  if sequence % 16 == 0 then trim(head, log, sequence) end
-  if seen then redis.call('SET', seen, epoch .. ':' .. sequence .. ':' .. timestamp, 'PX', dedup_ms) end
-  redis.call('PUBLISH', topic_key(app, channel),
-    'm ' .. epoch .. ' ' .. sequence .. ' ' .. timestamp .. ' ' .. before .. ' ' .. body)
-  return {0, sequence, timestamp, epoch}
+  c.sequence, c.last, c.unpersisted, c.length = sequence, timestamp, unpersisted, c.length + 1
+  c.sequence_text, c.last_text, c.unpersisted_text = number, at, place
+  return 0, sequence, timestamp, epoch, '[' .. at .. ',' .. body .. ']', before
 end
 
-local answers = {}
-for i, item in ipairs(items) do
-  local is_done, answer = pcall(accept, item)
-  if not is_done then
-    answer = {3, type(answer) == 'table' and answer.err or tostring(answer)}
-  end
-  answers[i] = answer
+local function answer(kind, sequence, timestamp, text)
+  answers[count + 1], answers[count + 2], answers[count + 3], answers[count + 4] = kind, sequence, timestamp, text
+  count = count + 4
 end
-for app, timestamp in pairs(clocks) do redis.call('SET', clock_key(app), timestamp, 'PX', head_ms) end
-return answers
+
+for _, run in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local app, channel, items = unpack(run)
+  local topic = topic_key(app, channel)
+  local c = channels[topic]
+  if not c then
+    local is_loaded, loaded = pcall(load, app, channel, topic)
+    c = is_loaded and loaded or {failure = loaded}
+    channels[topic] = c
+  end
+  local entries, first, before = {}, nil, nil
+  for i = 1, #items, 3 do
+    local is_done, kind, sequence, timestamp, text, entry, previous = true, nil, nil, nil, nil, nil, nil
+    if c.failure then
+      is_done, kind = false, c.failure
+    else
+      is_done, kind, sequence, timestamp, text, entry, previous =
+        pcall(accept, c, items[i] ~= '' and id_key(app, items[i]) or nil, items[i + 1], items[i + 2])
+    end
+    if not is_done then
+      answer(3, 0, 0, (string.gsub(type(kind) == 'table' and kind.err or tostring(kind), '[^ -~]', '?')))
+      if c.seen then
+        -- Nothing was accepted: a repetition must not be told that it was.
+        call('DEL', c.seen)
+        c.seen = nil
+      end
+    else
+      answer(kind, sequence, timestamp, text)
+      if entry then
+        if not first then first, before = sequence, previous end
+        entries[#entries + 1] = entry
+      end
+    end
+  end
+  if first then
+    call('PUBLISH', topic, 'm ["' .. c.epoch .. '",' .. text_of(first) .. ',"' .. before .. '",[' ..
+      table.concat(entries, ',') .. ']]')
+  end
+end
+for _, c in pairs(channels) do
+  if not c.failure then save(c) end
+end
+for app, timestamp in pairs(clocks) do call('SET', clock_key(app), text_of(timestamp), 'PX', head_ms) end
+return cmsgpack.pack(answers)
