@@ -14,12 +14,12 @@ from zope.interface import implementer
 from tests.outlets import RecordingOutlet
 from wsock.backends.memory_broker import MemoryBroker
 from wsock.backends.memory_store import MemoryMessages
-from wsock.interfaces import ChannelTail, IBroker, IJournal, IReceiver, JournalRecord
+from wsock.interfaces import ChannelTail, IBroker, IJournal, IReceiver, JournalRecord, Outcome
 from wsock.protocol.messages import Located, Message, Publication, Receipt
 from wsock.protocol.position import Position
 from wsock.services.hub import Hub, Topic
 from wsock.services.turn import Turn
-from wsock.testing.contracts.broker import make_publication
+from wsock.testing.contracts.broker import make_publication, published
 from wsock.testing.fakes import Now
 
 __all__ = ["HeldJournal", "LateBroker", "Node", "epochs"]
@@ -97,9 +97,9 @@ class LateBroker:
         """Names the receiver."""
         self._broker.listen(receiver)
 
-    def publish(self, publication: Publication) -> Deferred[Receipt]:
+    def publish(self, publication: Publication, outcome: Outcome) -> None:
         """Publishes at once."""
-        return self._broker.publish(publication)
+        self._broker.publish(publication, outcome)
 
     async def attach(self, app: str, channel: str) -> Position:
         """Attaches at once, answers later."""
@@ -171,7 +171,7 @@ class Node:
     ) -> Deferred[Receipt]:
         """Publishes; the wall clock goes on by ``step`` without the reactor's noticing."""
         self.now.set(self.now() + step)
-        return self.memory_broker.publish(make_publication(id, app=app, channel=channel, data=data))
+        return published(self.memory_broker, make_publication(id, app=app, channel=channel, data=data))
 
 
 def _result(answer: Awaitable[_T], clock: Clock) -> _T:

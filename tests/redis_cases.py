@@ -18,7 +18,7 @@ from tests.servers import RedisServer, private_redis
 from wsock.backends.redis import Durability, RedisBroker, RedisQueue, Watch
 from wsock.protocol.messages import Message
 from wsock.protocol.position import Position
-from wsock.testing.contracts.broker import WaitingReceiver, make_publication
+from wsock.testing.contracts.broker import WaitingReceiver, make_publication, published
 from wsock.testing.fakes import LossHeard, MoveHeard
 
 __all__ = ["QUICK", "REACTOR", "Node", "RedisTestCase", "TcpProxy", "names"]
@@ -45,7 +45,7 @@ class Node:
 
     async def publish(self, number: int = 1, *, id: str | None = None, **facts: Any) -> list[int]:
         """Publishes so many messages at once; their sequences."""
-        accepted = [self.broker.publish(make_publication(id, **facts)) for _ in range(number)]
+        accepted = [published(self.broker, make_publication(id, **facts)) for _ in range(number)]
         return [(await answer).sequence for answer in accepted]
 
     async def attach(self, channel: str = "room") -> Position:

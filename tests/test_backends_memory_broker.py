@@ -17,7 +17,7 @@ from wsock.errors import Code, Gone, Unavailable
 from wsock.interfaces import IJournal
 from wsock.protocol.messages import Message, Receipt
 from wsock.protocol.position import Position
-from wsock.testing.contracts.broker import BrokerContract, DurableBrokerContract, make_publication
+from wsock.testing.contracts.broker import BrokerContract, DurableBrokerContract, make_publication, published
 from wsock.testing.fakes import Now, RecordingReceiver
 
 
@@ -82,7 +82,7 @@ class MemoryBrokerTestCase(SynchronousTestCase):
         self.broker.listen(self.receiver)
 
     def accept(self, id: str | None = None, **facts: Any) -> Receipt:
-        return self.successResultOf(self.broker.publish(make_publication(id, **facts)))
+        return self.successResultOf(published(self.broker, make_publication(id, **facts)))
 
     def attach(self, channel: str = "room") -> Position:
         return self.successResultOf(Deferred.fromCoroutine(self.broker.attach("app", channel)))
@@ -115,7 +115,7 @@ class CommitTests(MemoryBrokerTestCase):
         self.attach()
         self.journal.is_held = True
 
-        answer = self.broker.publish(make_publication("m1"))
+        answer = published(self.broker, make_publication("m1"))
 
         self.assertNoResult(answer)
         self.assertEqual((self.sequences(), self.position().sequence, self.read()), ([], 0, []))
@@ -126,7 +126,7 @@ class CommitTests(MemoryBrokerTestCase):
     def test_group_commit(self) -> None:
         """What is published during a commit goes into the next one together, at most 256 messages."""
         self.journal.is_held = True
-        answers = [self.broker.publish(make_publication()) for _ in range(300)]
+        answers = [published(self.broker, make_publication()) for _ in range(300)]
 
         for _ in range(3):
             self.journal.release()
@@ -138,7 +138,7 @@ class CommitTests(MemoryBrokerTestCase):
         """A batch takes about a MiB of data, and a larger message alone."""
         self.journal.is_held = True
         for size in (1, 600_000, 600_000, 2_000_000, 1):
-            self.broker.publish(make_publication(data=b"1" * size))
+            published(self.broker, make_publication(data=b"1" * size))
 
         for _ in range(5):
             self.journal.release()
@@ -152,7 +152,7 @@ class CommitTests(MemoryBrokerTestCase):
         self.journal.trouble = Unavailable("the disk is full")
 
         for id in ("m1", "m2"):
-            self.assert_unavailable(self.broker.publish(make_publication(id)))
+            self.assert_unavailable(published(self.broker, make_publication(id)))
 
         self.assertEqual((self.sequences(), self.position().sequence), ([1], 1))
         self.journal.trouble = None
@@ -164,10 +164,10 @@ class CommitTests(MemoryBrokerTestCase):
     def test_duplicate_fails_with_its_first(self) -> None:
         """A repeat that waits in the batch of its first is refused with it, one in the next batch is accepted."""
         self.journal.is_held = True
-        self.broker.publish(make_publication())
-        again = [self.broker.publish(make_publication("m1")) for _ in range(2)]
+        published(self.broker, make_publication())
+        again = [published(self.broker, make_publication("m1")) for _ in range(2)]
         self.journal.release()
-        last = self.broker.publish(make_publication("m1"))
+        last = published(self.broker, make_publication("m1"))
         self.journal.trouble = Unavailable("the disk is full")
         self.journal.release()
 
@@ -182,7 +182,7 @@ class CommitTests(MemoryBrokerTestCase):
     def test_fault_of_the_journal_leaves_no_trace(self) -> None:
         """An error that no journal may fire is logged, and is no reason for a gap."""
         self.journal.trouble = ValueError("a bug")
-        self.failureResultOf(self.broker.publish(make_publication("m1")), ValueError)
+        self.failureResultOf(published(self.broker, make_publication("m1")), ValueError)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.journal.trouble = None
 
@@ -215,7 +215,7 @@ class CommitTests(MemoryBrokerTestCase):
         def reply(app: str, message: Message) -> None:
             depth.append(message.sequence)
             if message.sequence < 3:
-                self.broker.publish(make_publication())
+                published(self.broker, make_publication())
             told(app, message)
             self.assertEqual(depth.pop(), message.sequence)
             self.assertEqual(depth, [])
@@ -228,7 +228,7 @@ class CommitTests(MemoryBrokerTestCase):
     def test_publisher_that_gave_up(self) -> None:
         """A publisher who cancels is not told; the message is committed all the same, and so are the others."""
         self.journal.is_held = True
-        answers = [self.broker.publish(make_publication()) for _ in range(3)]
+        answers = [published(self.broker, make_publication()) for _ in range(3)]
 
         answers[1].cancel()
 
@@ -241,10 +241,10 @@ class CommitTests(MemoryBrokerTestCase):
         """More bytes than the backlog takes are refused as unavailable, at once; when it is shorter, accepted."""
         self.make_broker(backlog_bytes=100_000)
         self.journal.is_held = True
-        self.broker.publish(make_publication())
-        waiting = [self.broker.publish(make_publication(data=b"1" * 30_000)) for _ in range(3)]
+        published(self.broker, make_publication())
+        waiting = [published(self.broker, make_publication(data=b"1" * 30_000)) for _ in range(3)]
 
-        refused = self.assert_unavailable(self.broker.publish(make_publication("m1", data=b"1" * 30_000)))
+        refused = self.assert_unavailable(published(self.broker, make_publication("m1", data=b"1" * 30_000)))
 
         self.assertEqual((refused.code, refused.retry_after), (Code.UNAVAILABLE, 1.0))
         self.assertIn("limits.publish_backlog_bytes", refused.text)
@@ -270,7 +270,7 @@ class LoadingTests(MemoryBrokerTestCase):
         """Everybody who asks for a channel at once waits for one load."""
         attaching = Deferred.fromCoroutine(self.broker.attach("app", "room"))
         reading = Deferred.fromCoroutine(self.broker.read("app", "room", Position("e1", 1), 10))
-        accepted = self.broker.publish(make_publication())
+        accepted = published(self.broker, make_publication())
 
         self.journal.release()
 
@@ -282,7 +282,7 @@ class LoadingTests(MemoryBrokerTestCase):
 
     def test_publishes_keep_their_order(self) -> None:
         """A publish to a channel that is known waits behind one to a channel that is loaded."""
-        accepted = [self.broker.publish(make_publication(channel=name)) for name in ("room", "other", "room")]
+        accepted = [published(self.broker, make_publication(channel=name)) for name in ("room", "other", "room")]
 
         for _ in range(3):
             self.journal.release()
@@ -294,7 +294,7 @@ class LoadingTests(MemoryBrokerTestCase):
         """When the journal can't tell, all who wait are told so; the next one asks again."""
         self.journal.tail_trouble = Unavailable("the disk is gone")
         attaching = Deferred.fromCoroutine(self.broker.attach("app", "room"))
-        accepted = self.broker.publish(make_publication())
+        accepted = published(self.broker, make_publication())
 
         self.journal.release()
 
@@ -324,9 +324,9 @@ class LoadingTests(MemoryBrokerTestCase):
         self.accept()
         self.clock.advance(121)
         self.journal.is_held = True
-        first = self.broker.publish(make_publication(channel="third"))
+        first = published(self.broker, make_publication(channel="third"))
         self.journal.holds_tails = True
-        batch = [self.broker.publish(make_publication(channel=name)) for name in ("room", "fourth")]
+        batch = [published(self.broker, make_publication(channel=name)) for name in ("room", "fourth")]
         self.journal.release()
         self.clock.advance(121)
         self.broker.trim()
@@ -468,7 +468,7 @@ class WindowTests(MemoryBrokerTestCase):
     def test_channel_of_a_failed_commit_is_forgotten(self) -> None:
         """A channel whose time comes during a commit that fails is forgotten a window later."""
         self.journal.is_held = True
-        answer = self.broker.publish(make_publication())
+        answer = published(self.broker, make_publication())
         self.clock.advance(121)
         self.broker.trim()
         self.journal.trouble = Unavailable("the disk is full")
@@ -499,7 +499,7 @@ class WindowTests(MemoryBrokerTestCase):
         """What is remembered of a refused id does not make the accepted one forgotten early."""
         self.make_broker(dedup_seconds=60)
         self.journal.trouble = Unavailable("the disk is full")
-        self.assert_unavailable(self.broker.publish(make_publication("m1")))
+        self.assert_unavailable(published(self.broker, make_publication("m1")))
         self.journal.trouble = None
         self.clock.advance(40)
         self.accept("m1")

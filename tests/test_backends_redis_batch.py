@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from tests.base import SynchronousTestCase
 from wsock.backends.redis_batch import PublishBatches, decode_body
 from wsock.errors import Code, Refused, Unavailable
-from wsock.protocol.messages import Receipt
+from wsock.protocol.messages import Publication, Receipt
 from wsock.testing.contracts.broker import make_publication
 
 
@@ -38,7 +38,12 @@ class BatchTests(SynchronousTestCase):
         return await self.answers[-1]
 
     def add(self, number: int = 1, **facts: Any) -> list[Deferred[Receipt]]:
-        return [self.publishes.add(make_publication(**facts)) for _ in range(number)]
+        return [self.add_one(make_publication(**facts)) for _ in range(number)]
+
+    def add_one(self, publication: Publication) -> Deferred[Receipt]:
+        outcome: Deferred[Receipt] = Deferred()
+        self.publishes.add(publication, outcome)
+        return outcome
 
     def answer(self) -> None:
         number = len(self.answers) - 1

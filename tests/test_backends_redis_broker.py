@@ -17,7 +17,7 @@ from wsock.backends.redis_broker import check_version
 from wsock.errors import Code, ConfigError, Gone, Refused, Unavailable
 from wsock.protocol.messages import Receipt
 from wsock.protocol.position import Position
-from wsock.testing.contracts.broker import BrokerContract, DurableBrokerContract, make_publication
+from wsock.testing.contracts.broker import BrokerContract, DurableBrokerContract, make_publication, published
 
 
 class _ContractCase(RedisTestCase):
@@ -91,7 +91,7 @@ class _Case(RedisTestCase):
         deadline = REACTOR.seconds() + 15
         while True:
             try:
-                return await node.broker.publish(make_publication(id))
+                return await published(node.broker, make_publication(id))
             except Unavailable:
                 self.assertLess(REACTOR.seconds(), deadline)
                 await self.pause()
@@ -164,14 +164,14 @@ class RestartTests(_Case):
         """A repeated id gets the first receipt, and timestamps do not go back."""
         server = self.durable_redis()
         node = await self.node(server.url)
-        receipts = await gatherResults([node.broker.publish(make_publication(f"m{n}")) for n in range(300)])
+        receipts = await gatherResults([published(node.broker, make_publication(f"m{n}")) for n in range(300)])
 
         server.restart()
 
         again = await self.publish_when_back(node, "m299")
         self.assertTrue(again.is_duplicate)
         self.assertEqual((again.sequence, again.epoch), (receipts[-1].sequence, receipts[-1].epoch))
-        later = await node.broker.publish(make_publication(channel="other"))
+        later = await published(node.broker, make_publication(channel="other"))
         self.assertGreater(later.timestamp, receipts[-1].timestamp)
 
     async def test_empty_after_the_restart(self) -> None:
@@ -179,7 +179,7 @@ class RestartTests(_Case):
         server = self.redis()
         node = await self.node(server.url)
         old = await node.attach()
-        [_, receipt] = [await node.broker.publish(make_publication()) for _ in range(2)]
+        [_, receipt] = [await published(node.broker, make_publication()) for _ in range(2)]
 
         server.restart()
 
@@ -239,7 +239,7 @@ class RestartTests(_Case):
         server = self.durable_redis()
         sender, node = await self.node(server.url), await self.node(server.url)
         await node.attach()
-        answers = [sender.broker.publish(make_publication(f"m{n}")) for n in range(2000)]
+        answers = [published(sender.broker, make_publication(f"m{n}")) for n in range(2000)]
         await answers[300]
 
         server.restart()
@@ -384,7 +384,7 @@ class RepairTests(_Case):
         self.way.is_closed = True
         self.way.cut()
         accepted = [
-            self.sender.broker.publish(make_publication(channel="other" if n % 3 else "room")) for n in range(3000)
+            published(self.sender.broker, make_publication(channel="other" if n % 3 else "room")) for n in range(3000)
         ]
         await gatherResults(accepted)
 
@@ -584,7 +584,7 @@ class AcceptTests(_Case):
         node = await self.node(server.url)
         server.call(b"SET wsock:log:3:app:bad 1")
 
-        accepted = [node.broker.publish(make_publication(channel=channel)) for channel in ("room", "bad", "room")]
+        accepted = [published(node.broker, make_publication(channel=channel)) for channel in ("room", "bad", "room")]
 
         self.assertEqual([(await accepted[n]).sequence for n in (0, 2)], [1, 2])
         refused = (await self.failed(accepted[1])).value
@@ -611,9 +611,9 @@ class AcceptTests(_Case):
         node = await self.node(server.url)
         await node.attach()
         server.stop()
-        text = await self.assert_unavailable(node.broker.publish(make_publication("m1")))
+        text = await self.assert_unavailable(published(node.broker, make_publication("m1")))
         self.assertIn(f"redis://127.0.0.1:{server.port}", text)
-        await self.assert_unavailable(node.broker.publish(make_publication("m2")))
+        await self.assert_unavailable(published(node.broker, make_publication("m2")))
         self.assertFalse(node.broker.is_up)
         server.cont()
 
@@ -627,12 +627,12 @@ class AcceptTests(_Case):
         """So are they when it is gone."""
         server = self.durable_redis()
         node = await self.node(server.url)
-        answer = node.broker.publish(make_publication())
+        answer = published(node.broker, make_publication())
         server.kill()
 
         answer.addErrback(lambda failure: failure.trap(Unavailable))
         await answer
-        await self.assert_unavailable(node.broker.publish(make_publication()))
+        await self.assert_unavailable(published(node.broker, make_publication()))
         server.start()
         await self.publish_when_back(node)
 
@@ -640,7 +640,7 @@ class AcceptTests(_Case):
         """With ``replicas`` an ack waits for them; without them nothing is acknowledged."""
         server = self.redis()
         node = await self.node(server.url, replicas=1, replica_seconds=0.2)
-        text = await self.assert_unavailable(node.broker.publish(make_publication("m1")))
+        text = await self.assert_unavailable(published(node.broker, make_publication("m1")))
         self.assertIn("redis.replicas", text)
 
         replica = self.redis("--replicaof", "127.0.0.1", str(server.port))
@@ -652,7 +652,7 @@ class AcceptTests(_Case):
     async def test_backlog_of_a_node(self) -> None:
         """What waits in this node is bounded, and the refusal names the setting."""
         node = await self.node(self.redis().url, backlog_bytes=5000)
-        accepted = [node.broker.publish(make_publication(data=b'"' + b"x" * 900 + b'"')) for _ in range(5)]
+        accepted = [published(node.broker, make_publication(data=b'"' + b"x" * 900 + b'"')) for _ in range(5)]
 
         self.assertIn("publish_backlog_bytes", await self.assert_unavailable(accepted[-1]))
 
@@ -664,7 +664,7 @@ class AcceptTests(_Case):
         server = self.redis()
         node = await self.node(server.url, recovery_messages=20, backlog=30)
         await node.publish()
-        accepted = [node.broker.publish(make_publication(persist=False)) for _ in range(60)]
+        accepted = [published(node.broker, make_publication(persist=False)) for _ in range(60)]
 
         self.assertIn("redis.backlog", await self.assert_unavailable(accepted[-1]))
 
@@ -678,7 +678,7 @@ class AcceptTests(_Case):
     async def test_expired_window_is_incomplete(self) -> None:
         """What left with an idle log is remembered to have been there."""
         node = await self.node(self.redis().url, recovery_seconds=0.1, backlog=10)
-        first = await node.broker.publish(make_publication(persist=False))
+        first = await published(node.broker, make_publication(persist=False))
         while await node.ask("EXISTS", "wsock:log:3:app:room"):
             await self.pause()
         self.assertTrue((await node.broker.locate("app", "room", first.timestamp)).is_complete)
@@ -717,7 +717,7 @@ class LifeTests(_Case):
         await node.attach()
         node.broker.detach("app", "room")
         server.stop()
-        waiting = [node.broker.publish(make_publication()) for _ in range(600)]
+        waiting = [published(node.broker, make_publication()) for _ in range(600)]
         waiting.append(Deferred.fromCoroutine(node.attach("other")))  # type: ignore[arg-type]  # any answer
         await self.pause()
 
@@ -726,7 +726,7 @@ class LifeTests(_Case):
         for answer in waiting:
             await self.assert_unavailable(answer)
         number = way.number
-        await self.assert_unavailable(node.broker.publish(make_publication()))
+        await self.assert_unavailable(published(node.broker, make_publication()))
         server.cont()
         await self.pause()
         self.assertEqual((way.number, way.links), (number, []))

@@ -13,7 +13,7 @@ from wsock.backends.redis import LogHistory, MergedHistory
 from wsock.interfaces import IMessageStore
 from wsock.protocol.messages import HistoryQuery, Message, Page
 from wsock.protocol.position import Position
-from wsock.testing.contracts.broker import make_publication
+from wsock.testing.contracts.broker import make_publication, published
 
 _DIRECTIONS: tuple[Literal["forward", "backward"], ...] = ("forward", "backward")
 
@@ -28,7 +28,7 @@ class HistoryTests(RedisTestCase):
     async def burst(self, node: Node, rolls: random.Random, number: int) -> None:
         """Messages of which many share their timestamp, since the app has more than it can tell apart."""
         await node.ask("SET", "wsock:clock:app", await self.clock(node) + 1000)
-        answers = [node.broker.publish(make_publication(persist=rolls.random() < 0.7)) for _ in range(number)]
+        answers = [published(node.broker, make_publication(persist=rolls.random() < 0.7)) for _ in range(number)]
         for answer in answers:
             await answer
 
@@ -98,7 +98,7 @@ class HistoryTests(RedisTestCase):
         server = self.redis()
         nodes = [await self.node(server.url, backlog=100_000) for _ in range(2)]
         histories = [MergedHistory(MemoryMessages(), node.broker) for node in nodes]
-        first = await nodes[0].broker.publish(make_publication())
+        first = await published(nodes[0].broker, make_publication())
         for history in histories:
             page = await history.page("app", "room", HistoryQuery())
             self.assertEqual([message.sequence for message in page.messages], [1])

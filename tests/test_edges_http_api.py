@@ -16,6 +16,8 @@ from twisted.python.failure import Failure
 from tests.base import SynchronousTestCase
 from tests.http_client import NOW, SECRET, Answer, World, answers, open_http, request
 from wsock.errors import Unavailable
+from wsock.interfaces import Outcome
+from wsock.protocol.messages import Receipt
 
 MESSAGES = "/api/channels/news/messages"
 PRESENCE = "/api/channels/news/presence"
@@ -203,8 +205,8 @@ class PublishTests(ApiTestCase):
     def test_store_away(self) -> None:
         """When nothing was accepted the answer is 503 and may say when to try again."""
 
-        def refuse(_: Any) -> Any:
-            raise Unavailable("the disk is full", retry_after=1.2)
+        def refuse(_: Any, outcome: Outcome) -> None:
+            outcome.errback(Failure(Unavailable("the disk is full", retry_after=1.2)))
 
         self.patch(self.world.broker, "publish", refuse)
         answer = self.ask("POST", MESSAGES, {"data": 1})
@@ -215,7 +217,7 @@ class PublishTests(ApiTestCase):
     def test_fault(self) -> None:
         """A fault of ours is logged, and its details stay in the log."""
 
-        def fail(_: Any) -> Any:
+        def fail(*_: Any) -> None:
             raise KeyError("secret detail")
 
         self.patch(self.world.broker, "publish", fail)
@@ -276,13 +278,12 @@ class BatchTests(ApiTestCase):
 
     def test_outage(self) -> None:
         """What fails later, in the broker, is told for each message; a fault of ours is logged."""
-        outcomes: list[Deferred[Any]] = [Deferred(), Deferred()]
-        waiting = iter(outcomes)
-        self.patch(self.world.broker, "publish", lambda _: next(waiting))
+        outcomes: list[Outcome] = []
+        self.patch(self.world.broker, "publish", lambda _, outcome: outcomes.append(outcome))
         transport: Any = open_http(self.world.site)
         transport.protocol.dataReceived(request("POST", MESSAGES, [{"id": "x"}, {}]))
-        outcomes[1].errback(KeyError("oops"))
-        outcomes[0].errback(Unavailable("away", retry_after=3))
+        outcomes[1].errback(Failure(KeyError("oops")))
+        outcomes[0].errback(Failure(Unavailable("away", retry_after=3)))
 
         [answer] = answers(transport.value())
         away, fault = answer.json["messages"]
@@ -378,14 +379,13 @@ class HistoryTests(ApiTestCase):
 
     def test_client_leaves(self) -> None:
         """A client that goes away while it waits is no error."""
-        waiting: Deferred[Any] = Deferred()
-        self.patch(self.world.broker, "publish", lambda _: waiting)
+        outcomes: list[Outcome] = []
+        self.patch(self.world.broker, "publish", lambda _, outcome: outcomes.append(outcome))
         for body in ({"data": 1}, [{"data": 1}]):
-            waiting = Deferred()
             transport: Any = open_http(self.world.site)
             transport.protocol.dataReceived(request("POST", MESSAGES, body))
             transport.protocol.connectionLost(Failure(ConnectionDone()))
-            waiting.callback(None)
+            outcomes.pop().callback(Receipt("m1", "news", 1, "e", 1))
 
         self.assertEqual(self.flushLoggedErrors(), [])
 

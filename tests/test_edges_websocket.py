@@ -506,7 +506,7 @@ class OrderTests(ServerTestCase):
         def fails(*_: Any, **__: Any) -> None:
             raise ValueError("secret")
 
-        self.patch(self.server.server.messages, "publish", fails)
+        self.patch(self.server.server.messages, "submit", fails)
         client = self.connected()
 
         client.says({"action": "publish", "channel": "a", "id": "m1"})

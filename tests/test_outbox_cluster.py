@@ -22,6 +22,7 @@ from wsock.protocol.messages import HistoryQuery, Publication
 from wsock.services.outbox import Outbox
 from wsock.services.persister import Persister
 from wsock.stores import Stores
+from wsock.testing.contracts.broker import published
 
 
 @implementer(IWorkQueue)
@@ -104,7 +105,7 @@ class PublishTests(TestCase):
         publication = Publication(
             app="shop", channel=channel, data=Raw(data), id="m-1", has_id=True, identity="key", publisher_id="ada"
         )
-        return self.stores.broker.publish(publication)
+        return published(self.stores.broker, publication)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Returns as soon as it is so; the test's time limit is the deadline."""

@@ -7,8 +7,11 @@ seconds since the epoch, timestamps are integer milliseconds. Every method is bo
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from zope.interface import Interface
 
 from wsock.protocol.frames import Member
@@ -33,12 +36,26 @@ __all__ = [
     "IWorkQueue",
     "JournalRecord",
     "Key",
+    "Outcome",
     "OutboxRow",
     "RecentId",
     "Rejected",
     "Stray",
     "Work",
 ]
+
+
+class Outcome(Protocol):
+    """Who waits to hear what became of something: one of the two is called, once, and must not raise.
+
+    A Deferred is one.
+    """
+
+    def callback(self, result: Receipt) -> object:
+        """It was accepted."""
+
+    def errback(self, fail: Failure) -> object:
+        """It was not, or that can't be told."""
 
 
 class IReceiver(Interface):
@@ -63,13 +80,13 @@ class IBroker(Interface):
     def listen(receiver: IReceiver) -> None:
         """Names the one receiver; called once, before anything else."""
 
-    def publish(publication: Publication) -> Deferred[Receipt]:
-        """Accepts a message. When the Deferred fires, the message is durable as the backend is configured.
+    def publish(publication: Publication, outcome: Outcome) -> None:
+        """Accepts a message. When the outcome is called back, the message is durable as the backend is configured.
 
-        Atomically for each channel: deduplication (a repeated (app, channel, identity, id) fires with the first
-        receipt and is not delivered again), the next sequence, a timestamp that never goes back in the app, the
-        recovery window, delivery. Two publishes to one channel keep the order of their calls. Fires
-        :class:`Unavailable` when nothing was accepted.
+        Atomically for each channel: deduplication (a repeated (app, channel, identity, id) gets the first receipt and
+        is not delivered again), the next sequence, a timestamp that never goes back in the app, the recovery window,
+        delivery. Two publishes to one channel keep the order of their calls. The outcome gets :class:`Unavailable`
+        when nothing was accepted; it may be called before this returns.
         """
 
     async def attach(app: str, channel: str) -> Position:

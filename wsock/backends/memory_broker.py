@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsock.errors import Gone, Unavailable
-from wsock.interfaces import IBroker, IJournal, IReceiver, JournalRecord
+from wsock.interfaces import IBroker, IJournal, IReceiver, JournalRecord, Outcome
 from wsock.protocol.messages import Located, Message, Publication, Receipt
 from wsock.protocol.position import Position
 
@@ -82,12 +82,12 @@ class _Channel:
 class _Waiting:
     """A publication in the queue."""
 
-    __slots__ = ("answer", "publication", "receipt", "size")
+    __slots__ = ("outcome", "publication", "receipt", "size")
 
-    def __init__(self, publication: Publication) -> None:
+    def __init__(self, publication: Publication, size: int, outcome: Outcome) -> None:
         self.publication = publication
-        self.size = len(memoryview(publication.data)) + _OVERHEAD
-        self.answer: Deferred[Receipt] = Deferred()
+        self.size = size
+        self.outcome = outcome
         self.receipt: Receipt | None = None
 
 
@@ -156,21 +156,22 @@ class MemoryBroker:
         """Names the receiver."""
         self._receiver = receiver
 
-    def publish(self, publication: Publication) -> Deferred[Receipt]:
-        """Queues the message; fires when it is committed."""
-        waiting = _Waiting(publication)
-        if self._queued_bytes + waiting.size > self._backlog_bytes:
+    def publish(self, publication: Publication, outcome: Outcome) -> None:
+        """Queues the message; the outcome is known when it is committed."""
+        size = len(memoryview(publication.data)) + _OVERHEAD
+        if self._queued_bytes + size > self._backlog_bytes:
             text = f"{self._queued_bytes} bytes wait to be stored (limits.publish_backlog_bytes): try again"
-            return fail(Unavailable(text, retry_after=1.0))
+            outcome.errback(Failure(Unavailable(text, retry_after=1.0)))
+            return
         if len(self._receipts) >= _MAX_RECEIPTS:
             text = f"{_MAX_RECEIPTS} ids are remembered to find repetitions (dedup.seconds): try again"
-            return fail(Unavailable(text, retry_after=1.0))
-        self._queued_bytes += waiting.size
-        self._queue.append(waiting)
+            outcome.errback(Failure(Unavailable(text, retry_after=1.0)))
+            return
+        self._queued_bytes += size
+        self._queue.append(_Waiting(publication, size, outcome))
         if not self._is_busy:
             self._is_busy = True
             Deferred.fromCoroutine(self._work())
-        return waiting.answer
 
     async def attach(self, app: str, channel: str) -> Position:
         """Delivers the channel's messages from now on."""
@@ -243,8 +244,11 @@ class MemoryBroker:
                     if not isinstance(e, Unavailable):
                         self._log.failure("a batch of publishes failed", failure=failure)
                     for waiting in batch:
-                        if not waiting.answer.called:
-                            waiting.answer.errback(failure)
+                        waiting.outcome.errback(failure)
+                else:
+                    for waiting in batch:
+                        assert waiting.receipt is not None
+                        waiting.outcome.callback(waiting.receipt)
                 self.trim()
         finally:
             self._is_busy = False
@@ -277,9 +281,6 @@ class MemoryBroker:
             raise
         for channel, record in stamped:
             self._deliver(channel, record.message)
-        for waiting in batch:
-            assert waiting.receipt is not None
-            waiting.answer.callback(waiting.receipt)
 
     async def _channels_of(self, batch: list[_Waiting]) -> list[_Channel]:
         """The channels of the publications, none of them forgotten while another was loaded."""

@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wsock.errors import Code, Refused, Unavailable
+from wsock.interfaces import Outcome
 from wsock.protocol.messages import Publication, Receipt
 
 __all__ = ["Body", "Placed", "PublishBatches", "Run", "decode_body", "decode_run"]
@@ -68,15 +69,15 @@ decode_run = msgspec.json.Decoder(Run).decode
 class _Waiting:
     """A publication in the queue, and what becomes of it."""
 
-    __slots__ = ("answer", "body", "key", "publication", "size")
+    __slots__ = ("body", "key", "outcome", "publication", "size")
 
-    def __init__(self, publication: Publication, size: int) -> None:
+    def __init__(self, publication: Publication, size: int, outcome: Outcome) -> None:
         p = publication
         self.publication = p
         self.key = _key(p) if p.has_id else ""
         self.body = _encode_body(Body(p.id, p.data, p.publisher_id, p.persist)).decode()
         self.size = size
-        self.answer: Deferred[Receipt] = Deferred()
+        self.outcome = outcome
 
 
 def _key(p: Publication) -> str:
@@ -114,19 +115,19 @@ class PublishBatches:
         self._queued_bytes = 0
         self._is_busy = False
 
-    def add(self, publication: Publication) -> Deferred[Receipt]:
-        """Fires with the receipt, or with :class:`Unavailable` when the message may not have been accepted."""
+    def add(self, publication: Publication, outcome: Outcome) -> None:
+        """The outcome is the receipt, or :class:`Unavailable` when the message may not have been accepted."""
         size = len(memoryview(publication.data)) + _OVERHEAD
         if self._queued_bytes + size > self._backlog_bytes:
             text = f"{self._queued_bytes} bytes wait for Redis (limits.publish_backlog_bytes): try again"
-            return fail(Unavailable(text, retry_after=1.0))
-        waiting = _Waiting(publication, size)
+            outcome.errback(Failure(Unavailable(text, retry_after=1.0)))
+            return
+        waiting = _Waiting(publication, size, outcome)
         self._queued_bytes += size
         self._queue.append(waiting)
         if not self._is_busy:
             self._is_busy = True
             self._clock.callLater(0, self._start)
-        return waiting.answer
 
     def _start(self) -> None:
         Deferred.fromCoroutine(self._work()).addErrback(self._broken)
@@ -147,15 +148,15 @@ class PublishBatches:
                     e = Refused(Code.INTERNAL, "the message could not be accepted")
                 failure = Failure(e)
                 for waiting in batch:
-                    waiting.answer.errback(failure)
+                    waiting.outcome.errback(failure)
                 continue
             values = iter(answers)
             for waiting, kind, sequence, timestamp, text in zip(batch, values, values, values, values, strict=True):
                 if kind <= 1:
                     p = waiting.publication
-                    waiting.answer.callback(Receipt(p.id, p.channel, timestamp, text, sequence, kind == 1))
+                    waiting.outcome.callback(Receipt(p.id, p.channel, timestamp, text, sequence, kind == 1))
                 else:
-                    waiting.answer.errback(Failure(self._refusal(kind, text)))
+                    waiting.outcome.errback(Failure(self._refusal(kind, text)))
         self._is_busy = False
 
     def _take(self) -> list[_Waiting]:

@@ -32,8 +32,8 @@ from wsock.backends.redis_batch import PublishBatches, Run, decode_body, decode_
 from wsock.backends.redis_link import RedisConnection, RedisUrl, Script, Subscriptions, all_answers
 from wsock.backends.redis_ring import Ring
 from wsock.errors import ConfigError, Gone, Unavailable
-from wsock.interfaces import IBroker, IReceiver
-from wsock.protocol.messages import HistoryQuery, Located, Message, Page, Publication, Receipt
+from wsock.interfaces import IBroker, IReceiver, Outcome
+from wsock.protocol.messages import HistoryQuery, Located, Message, Page, Publication
 from wsock.protocol.position import Position
 
 __all__ = ["Durability", "IAttached", "RedisBroker", "RedisShard", "Watch", "check_version", "entry_message"]
@@ -301,9 +301,9 @@ class RedisShard:
 
     # Publishing.
 
-    def publish(self, publication: Publication) -> Deferred[Receipt]:
+    def publish(self, publication: Publication, outcome: Outcome) -> None:
         """Accepts a message in the next batch."""
-        return self._batches.add(publication)
+        self._batches.add(publication, outcome)
 
     async def _run_batch(self, runs: bytes) -> bytes:
         answers: bytes = await self.scripted(self.commands, _publish, self._options, runs)
@@ -718,9 +718,9 @@ class RedisBroker:
         for shard in self.shards:
             shard.listen(receiver)
 
-    def publish(self, publication: Publication) -> Deferred[Receipt]:
-        """Accepts a message; fires when Redis has it as durably as it is set up."""
-        return self.shard(publication.app, publication.channel).publish(publication)
+    def publish(self, publication: Publication, outcome: Outcome) -> None:
+        """Accepts a message; the outcome is known when Redis has it as durably as it is set up."""
+        self.shard(publication.app, publication.channel).publish(publication, outcome)
 
     async def attach(self, app: str, channel: str) -> Position:
         """Delivers the channel's messages from now on."""

@@ -28,6 +28,7 @@ from wsock.protocol.session import Answer, End, Session
 from wsock.protocol.wire import close_frame, complete_texts, pong_frame, wanted
 from wsock.services.auth import Credential
 from wsock.verbs import VERBS
+from wsock.verbs.messages import Publishing
 from wsock.verbs.peer import Peer, Services
 
 __all__ = ["Connection", "ConnectionLimits", "ConnectionOwner"]
@@ -235,8 +236,19 @@ class Connection(Protocol):
             return
         if result is None:
             return
+        if type(result) is Publishing:
+            self._follow(result, request, size)
+            return
         answer: Deferred[None] = result if isinstance(result, Deferred) else Deferred.fromCoroutine(result)  # type: ignore[arg-type]
         self._track(answer, request, size)
+
+    def _follow(self, publishing: Publishing, request: Request, size: int) -> None:
+        """Looks after a publish, the hot path."""
+        if not publishing.is_over:
+            self._took(size)
+            publishing.when_over(self._done, request, size, False)
+        elif publishing.failure is not None:
+            self._failed(publishing.failure, request)
 
     def _track(self, answer: Deferred[None], request: Request | None, size: int) -> None:
         """Looks after what is under way; a result that is there already costs nothing more."""
@@ -247,7 +259,6 @@ class Connection(Protocol):
         if is_ordered:
             self._busy = True
         self._took(size)
-        # One callback for both: a publish that waits for its broker is the hot path.
         answer.addBoth(self._done, request, size, is_ordered)
 
     def _done(self, result: Failure | None, request: Request | None, size: int, is_ordered: bool) -> None:

@@ -9,7 +9,7 @@ from msgspec import Raw
 from twisted.internet.defer import Deferred
 
 from wsock.errors import Code, Refused
-from wsock.interfaces import IBroker, IMessageStore
+from wsock.interfaces import IBroker, IMessageStore, Outcome
 from wsock.protocol.channels import check_channel
 from wsock.protocol.codec import check_text, encode
 from wsock.protocol.messages import HistoryQuery, Page, Publication, Receipt
@@ -56,15 +56,33 @@ class Messages:
         publisher_id: str = "server",
         persist: bool = True,
     ) -> Deferred[Receipt]:
-        """Accepts a message; fires with its receipt when it is as durable as the broker makes it.
+        """As :meth:`submit`, of a channel whose name is checked here; fires with the receipt."""
+        check_channel(channel)
+        accepted: Deferred[Receipt] = Deferred()
+        self.submit(app, channel, data, accepted, id=id, identity=identity, publisher_id=publisher_id, persist=persist)
+        return accepted
 
-        ``data`` is anything that JSON can say, or its text as :class:`msgspec.Raw`, which must have been through
-        :func:`~wsock.protocol.codec.check_text` and is passed on byte for byte. With an ``id`` a repeated publish by
+    def submit(
+        self,
+        app: str,
+        channel: str,
+        data: Any,
+        outcome: Outcome,
+        *,
+        id: str | None = None,
+        identity: str = "server",
+        publisher_id: str = "server",
+        persist: bool = True,
+    ) -> None:
+        """Accepts a message; the outcome gets its receipt when it is as durable as the broker makes it.
+
+        The channel's name is a valid one. ``data`` is anything that JSON can say, or its text as
+        :class:`msgspec.Raw`, which must have been through :func:`~wsock.protocol.codec.check_text` and is passed on
+        byte for byte. With an ``id`` a repeated publish by
         the same ``identity`` within the deduplication window gets the first receipt and is delivered once. Raises
-        :class:`Refused` at once for what can't be published; the Deferred fails with
+        :class:`Refused` at once for what can't be published; the outcome is
         :class:`~wsock.errors.Unavailable` when nothing was accepted.
         """
-        check_channel(channel)
         if isinstance(data, Raw):
             # It may be a view of a much larger frame, which would stay in memory as long as the message.
             data = data.copy()
@@ -79,7 +97,7 @@ class Messages:
         if id is not None and len(id) > _MAX_ID:
             raise Refused(Code.BAD_REQUEST, f"the id has more than {_MAX_ID} characters")
         self.published += 1
-        return self._broker.publish(
+        self._broker.publish(
             Publication(
                 app=app,
                 channel=channel,
@@ -89,7 +107,8 @@ class Messages:
                 identity=identity,
                 publisher_id=publisher_id,
                 persist=persist and self._keeps_history,
-            )
+            ),
+            outcome,
         )
 
     async def history(self, app: str, channel: str, query: HistoryQuery) -> Page:

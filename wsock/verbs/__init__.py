@@ -1,7 +1,8 @@
 """What clients may ask for: each request's struct beside what answers it.
 
 A new request is one module here (or one struct in a module) and its line in :data:`VERBS`. What answers is called with
-the peer and the request, returns ``None`` or something to await, and raises :class:`~wsock.errors.Refused` to refuse.
+the peer and the request, returns ``None``, something to await, or a :class:`~wsock.verbs.messages.Publishing`, and
+raises :class:`~wsock.errors.Refused` to refuse.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from wsock.verbs import connection, messages, presence, subscriptions
 
 __all__ = ["REQUESTS", "VERBS"]
 
-VERBS: dict[type[Request], Callable[[Any, Any], Awaitable[None] | None]] = {
+VERBS: dict[type[Request], Callable[[Any, Any], Awaitable[None] | messages.Publishing | None]] = {
     subscriptions.Subscribe: subscriptions.subscribe,
     subscriptions.Unsubscribe: subscriptions.unsubscribe,
     subscriptions.Resume: subscriptions.resume,
