@@ -56,7 +56,14 @@ class Messages:
         publisher_id: str = "server",
         persist: bool = True,
     ) -> Deferred[Receipt]:
-        """As :meth:`submit`, of a channel whose name is checked here; fires with the receipt."""
+        """Accepts a message; fires with its receipt when it is as durable as the broker makes it.
+
+        ``data`` is anything that JSON can say, or its text as :class:`msgspec.Raw`, which must have been through
+        :func:`~wsock.protocol.codec.check_text` and is passed on byte for byte. With an ``id`` a repeated publish by
+        the same ``identity`` within the deduplication window gets the first receipt and is delivered once. Raises
+        :class:`Refused` at once for what can't be published; the Deferred fails with
+        :class:`~wsock.errors.Unavailable` when nothing was accepted.
+        """
         check_channel(channel)
         accepted: Deferred[Receipt] = Deferred()
         self.submit(app, channel, data, accepted, id=id, identity=identity, publisher_id=publisher_id, persist=persist)
@@ -74,15 +81,7 @@ class Messages:
         publisher_id: str = "server",
         persist: bool = True,
     ) -> None:
-        """Accepts a message; the outcome gets its receipt when it is as durable as the broker makes it.
-
-        The channel's name is a valid one. ``data`` is anything that JSON can say, or its text as
-        :class:`msgspec.Raw`, which must have been through :func:`~wsock.protocol.codec.check_text` and is passed on
-        byte for byte. With an ``id`` a repeated publish by
-        the same ``identity`` within the deduplication window gets the first receipt and is delivered once. Raises
-        :class:`Refused` at once for what can't be published; the outcome is
-        :class:`~wsock.errors.Unavailable` when nothing was accepted.
-        """
+        """As :meth:`publish`, of a channel whose name is known to be valid; tells the outcome without a Deferred."""
         if isinstance(data, Raw):
             # It may be a view of a much larger frame, which would stay in memory as long as the message.
             data = data.copy()
