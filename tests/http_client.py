@@ -17,19 +17,23 @@ from twisted.web.server import Site
 from wsock.backends.memory_broker import MemoryBroker
 from wsock.backends.memory_counters import MemoryCounters
 from wsock.backends.memory_directory import MemoryDirectory
+from wsock.backends.memory_outbox import MemoryOutbox
 from wsock.backends.memory_presence import MemoryPresence
 from wsock.backends.memory_store import MemoryMessages
 from wsock.edges.gate import WebSocketGate
 from wsock.edges.http import HttpEdge, build_registry, build_site, node_measures
 from wsock.edges.websocket import ConnectionLimits
 from wsock.interfaces import Account, App, Key
+from wsock.measures import Batching
 from wsock.protocol.session import SessionLimits
 from wsock.services.auth import Auth, hash_api_key
 from wsock.services.backlog import Backlog
 from wsock.services.hub import Hub
 from wsock.services.limits import Limits
 from wsock.services.messages import Messages
+from wsock.services.outbox import Outbox
 from wsock.services.presence import Presence
+from wsock.services.probe import ReactorProbe
 from wsock.services.turn import Turn
 from wsock.verbs.peer import Services
 
@@ -124,6 +128,9 @@ class World:
         self.presence = Presence(presence_store, self.clock, self.now)
         self.auth = Auth(self.directory, self.now)
         self.messages = Messages(self.broker, self.store, lambda: f"made-{next(ids)}", max_bytes=65536)
+        self.outbox = Outbox(self.directory, MemoryOutbox(), self.now)
+        self.probe = ReactorProbe(self.clock, self.clock.seconds, self.clock.seconds)
+        self.batching: list[Batching] = []
         services = Services(
             auth=self.auth,
             broker=self.broker,
@@ -173,7 +180,19 @@ class World:
         await self.directory.create(App(id=app, name=app, created_at=0, allowed_origins=origins), keys, account)
 
     def _registry(self) -> CollectorRegistry:
-        return build_registry(node_measures(self.gate, self.hub, self.turn, self.messages, Backlog([], 0, self.clock)))
+        return build_registry(
+            node_measures(
+                gate=self.gate,
+                hub=self.hub,
+                turn=self.turn,
+                messages=self.messages,
+                batching=self.batching,
+                persisters=[],
+                backlog=Backlog([], 0, self.clock),
+                outbox=self.outbox,
+                probe=self.probe,
+            )
+        )
 
     def asks(self, *requests: bytes) -> list[Answer]:
         """The answers to requests on one connection."""

@@ -77,5 +77,6 @@ def build_cluster(config: Config, reactor: Any, now: Callable[[], float], new_na
         counters=counters,
         parts=tuple(parts),
         queues=queues,
+        batching=tuple(shard.batches for shard in broker.shards),
         is_up=lambda: broker.is_up,
     )

@@ -40,6 +40,7 @@ __all__ = [
     "Setting",
     "Shutdown",
     "Sqlite",
+    "WebSocket",
     "describe",
     "endpoints",
     "load",
@@ -222,6 +223,20 @@ class Http(_Section, frozen=True):
     ] = 0
 
 
+class WebSocket(_Section, frozen=True):
+    """What is agreed upon with a client that connects."""
+
+    compression: Annotated[
+        bool,
+        Meta(
+            description=(
+                "Whether messages are compressed (`permessage-deflate`) with clients that offer it: less traffic, more"
+                " work."
+            )
+        ),
+    ] = False
+
+
 class Shutdown(_Section, frozen=True):
     """How connections end with the server."""
 
@@ -284,6 +299,7 @@ class Config(_Section, frozen=True):
     redis: Redis = Redis()
     mongo: Mongo = Mongo()
     http: Http = Http()
+    websocket: WebSocket = WebSocket()
     shutdown: Shutdown = Shutdown()
 
 

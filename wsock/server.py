@@ -40,6 +40,7 @@ from wsock.services.messages import Messages
 from wsock.services.outbox import Outbox
 from wsock.services.persister import Persister
 from wsock.services.presence import Presence
+from wsock.services.probe import ReactorProbe
 from wsock.services.provisioning import Provisioned, dev_records, provision, write_credentials
 from wsock.services.turn import Turn
 from wsock.stores import Stores, build_stores
@@ -68,9 +69,10 @@ class Server(Service):
     """A whole wsock server as one service.
 
     ``reactor`` is Twisted's, ``now`` the wall clock in seconds, ``random`` gives unpredictable bytes, and ``show``
-    shows the credentials of a first start to whoever started it. Embed it with ``setServiceParent``; ``started()``
-    tells when it serves. In process, :attr:`messages` publishes and reads history and :attr:`presence` tells who is
-    there.
+    shows the credentials of a first start to whoever started it. By ``monotonic``, a clock that nobody sets, and
+    ``cpu``, the CPU seconds of the calling thread, the reactor is watched. Embed it with ``setServiceParent``;
+    ``started()`` tells when it serves. In process, :attr:`messages` publishes and reads history and :attr:`presence`
+    tells who is there.
     """
 
     _log = Logger()
@@ -82,12 +84,16 @@ class Server(Service):
         reactor: Any,
         now: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = os.urandom,
+        monotonic: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.thread_time,
         show: Callable[[str], None] = _to_terminal,
     ) -> None:
         self.config = config
         self._reactor = reactor
         self._now = now
         self._random = random
+        self._monotonic = monotonic
+        self._cpu = cpu
         self._show = show
         self._endpoints = endpoints(config, reactor)
         self._listening: list[Deferred[IListeningPort]] = []
@@ -133,9 +139,12 @@ class Server(Service):
             ttl_seconds=config.history.ttl_seconds,
             transient_seconds=config.recovery.seconds,
         )
-        outbox = Outbox(stores.directory, stores.outbox, self._now)
-        self._persisters = [Persister(queue, stores.history, outbox.record, self._reactor) for queue in stores.queues]
+        self._outbox = Outbox(stores.directory, stores.outbox, self._now)
+        self._persisters = [
+            Persister(queue, stores.history, self._outbox.record, self._reactor) for queue in stores.queues
+        ]
         self.backlog = Backlog(stores.queues, config.redis.backlog, self._reactor)
+        self._probe = ReactorProbe(self._reactor, self._monotonic, self._cpu)
         self._services = Services(
             auth=self.auth,
             broker=stores.broker,
@@ -169,8 +178,19 @@ class Server(Service):
             ),
             connect_rate=limits.connect_rate_per_ip,
             max_connections=limits.connections,
+            compresses=self.config.websocket.compression,
         )
-        measures = node_measures(self.gate, self.hub, self._services.turn, self.messages, self.backlog)
+        measures = node_measures(
+            gate=self.gate,
+            hub=self.hub,
+            turn=self._services.turn,
+            messages=self.messages,
+            batching=self.stores.batching,
+            persisters=self._persisters,
+            backlog=self.backlog,
+            outbox=self._outbox,
+            probe=self._probe,
+        )
         self._http = HttpEdge(
             messages=self.messages,
             presence=self.presence,
@@ -323,7 +343,7 @@ class Server(Service):
 
     def _running(self) -> list[Service]:
         """The services that run while the server serves; the last one needs the others."""
-        return [*self._persisters, self.backlog, self.presence, self._housekeeping, self.gate]
+        return [self._probe, *self._persisters, self.backlog, self.presence, self._housekeeping, self.gate]
 
     async def _close_stores(self) -> None:
         await self.stores.stop()

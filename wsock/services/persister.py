@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from wsock.errors import Unavailable
 from wsock.interfaces import Event, IMessageStore, IWorkQueue, Rejected, Work
+from wsock.measures import SECONDS, SIZES, Histogram
 from wsock.protocol.codec import encode
 from wsock.protocol.messages import Message
 
@@ -29,7 +30,7 @@ class Persister(Service):
     """Works off one queue.
 
     ``record`` is given the events and the messages (by app) of each piece of work before that is done, and may be given
-    them again.
+    them again. ``batch_sizes`` and ``batch_seconds`` tell how much was done at once, and how long that took.
     """
 
     _log = Logger()
@@ -47,6 +48,8 @@ class Persister(Service):
         self._clock = clock
         self._working: Deferred[None] | None = None
         self._delay = _FIRST_DELAY_SECONDS
+        self.batch_sizes = Histogram(SIZES)
+        self.batch_seconds = Histogram(SECONDS)
 
     def startService(self) -> None:
         """Begins to work."""
@@ -81,6 +84,7 @@ class Persister(Service):
             self._delay = min(self._delay * 2, _LAST_DELAY_SECONDS)
 
     async def _do(self, work: Work) -> None:
+        began = self._clock.seconds()
         while True:
             try:
                 await self._store_messages(work)
@@ -91,6 +95,9 @@ class Persister(Service):
                 await deferLater(self._clock, self._delay)
                 self._delay = min(self._delay * 2, _LAST_DELAY_SECONDS)
         await self._queue.done(work)
+        if work.ids:
+            self.batch_sizes.observe(len(work.ids))
+            self.batch_seconds.observe(max(0.0, self._clock.seconds() - began))
 
     async def _store_messages(self, work: Work) -> None:
         for app, messages in work.messages.items():
