@@ -79,17 +79,18 @@ local function with_past(epoch, sequence, past)
 end
 
 -- The channel as it is before the batch. A new epoch, where one is due, begins with the first message accepted.
-local function load(app, channel, topic)
-  local c = {app = app, channel = channel, topic = topic, head = head_key(app, channel), log = log_key(app, channel)}
+local function load(app, channel, name)
+  local c = {app = app, channel = channel, head = prefix .. 'head' .. name, log = prefix .. 'log' .. name}
   c.length = call('XLEN', c.log)
-  c.epoch, c.generation, c.sequence, c.last, c.unpersisted, c.past =
-    unpack(call('HMGET', c.head, 'e', 'g', 's', 't', 'u', 'p'))
+  c.epoch, c.generation, c.sequence, c.last, c.unpersisted_text = unpack(call('HMGET', c.head, 'e', 'g', 's', 't', 'u'))
   if not c.epoch then
     c.generation = gen
-    c.epoch, c.sequence, c.last, c.unpersisted = new_head(gen, app, channel)
+    c.epoch, c.sequence, c.last, c.unpersisted_text = new_head(gen, app, channel)
   end
-  c.sequence, c.last, c.unpersisted = tonumber(c.sequence), tonumber(c.last or 0), tonumber(c.unpersisted or 0)
-  c.saved, c.saved_at, c.was_empty, c.unpersisted_text = c.sequence, c.last, c.length == 0, text_of(c.unpersisted)
+  c.sequence, c.last = tonumber(c.sequence), tonumber(c.last or 0)
+  c.unpersisted_text = c.unpersisted_text or '0'
+  c.unpersisted = tonumber(c.unpersisted_text)
+  c.saved, c.saved_at, c.was_empty = c.sequence, c.last, c.length == 0
   return c
 end
 
@@ -150,7 +151,8 @@ local function accept(c, seen, is_persistent, body)
   local before = ''
   if is_new_epoch then
     before = c.epoch .. '/' .. c.sequence
-    c.past, c.begins, c.epoch, c.generation = with_past(c.epoch, c.sequence, c.past), true, epoch, gen
+    c.past = with_past(c.epoch, c.sequence, call('HGET', c.head, 'p'))
+    c.begins, c.epoch, c.generation = true, epoch, gen
   end
   c.sequence, c.last, c.unpersisted, c.length = sequence, timestamp, unpersisted, c.length + 1
   c.sequence_text, c.last_text, c.unpersisted_text = number, at, turn
@@ -164,12 +166,12 @@ end
 
 for _, run in ipairs(cmsgpack.unpack(ARGV[3])) do
   local app, channel, items = unpack(run)
-  local topic, ids = topic_key(app, channel), id_key(app, '')
-  local c = channels[topic]
+  local name, ids = channel_name(app, channel), id_key(app, '')
+  local c = channels[name]
   if not c then
-    local is_loaded, loaded = pcall(load, app, channel, topic)
+    local is_loaded, loaded = pcall(load, app, channel, name)
     c = is_loaded and loaded or {failure = loaded}
-    channels[topic] = c
+    channels[name] = c
   end
   local entries, first, before = {}, nil, nil
   for i = 1, #items, 3 do
@@ -196,7 +198,7 @@ for _, run in ipairs(cmsgpack.unpack(ARGV[3])) do
     end
   end
   if first then
-    call('PUBLISH', topic, 'm ["' .. c.epoch .. '",' .. text_of(first) .. ',"' .. before .. '",[' ..
+    call('PUBLISH', prefix .. 'topic' .. name, 'm ["' .. c.epoch .. '",' .. text_of(first) .. ',"' .. before .. '",[' ..
       table.concat(entries, ',') .. ']]')
   end
 end
