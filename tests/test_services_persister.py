@@ -118,6 +118,22 @@ class PersisterTests(SynchronousTestCase):
         verifyObject(IWorkQueue, self.queue)
         verifyObject(IMessageStore, self.store)
 
+    def test_gathers(self) -> None:
+        """The first work is done at once, what comes soon after it together; behind a whole batch nobody waits."""
+        self.stop()
+        self.persister = Persister(self.queue, self.store, self.record, self.clock, gather_seconds=0.1)
+        self.queue.taken = 0
+        self.queue.add(_work(1))
+        self.persister.startService()
+
+        self.assertEqual((self.stored(), self.queue.taken), ([1], 1))
+        self.queue.add(_work(*range(2, 502)))
+        self.clock.advance(0.09)
+        self.assertEqual(self.queue.taken, 1)
+        self.clock.advance(0.01)
+        self.assertEqual((len(self.stored()), self.queue.taken), (501, 3))
+        self.stop()
+
     def test_stores_and_records(self) -> None:
         """Messages are in the store and events recorded before the work is done."""
         work = _work(1, 2, events=2)

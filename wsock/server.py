@@ -49,6 +49,8 @@ from wsock.verbs.peer import Services
 __all__ = ["Server"]
 
 _CREDENTIALS = "credentials.txt"
+_GATHER_SECONDS = 0.1
+"""What is to be stored gathers for so long under load. Nobody waits for it: history is read from Redis as well."""
 
 
 def _stores(config: Config, reactor: Any, now: Callable[[], float], new_name: Callable[[], str]) -> Stores:
@@ -141,7 +143,8 @@ class Server(Service):
         )
         self._outbox = Outbox(stores.directory, stores.outbox, self._now)
         self._persisters = [
-            Persister(queue, stores.history, self._outbox.record, self._reactor) for queue in stores.queues
+            Persister(queue, stores.history, self._outbox.record, self._reactor, gather_seconds=_GATHER_SECONDS)
+            for queue in stores.queues
         ]
         self.backlog = Backlog(stores.queues, config.redis.backlog, self._reactor)
         self._probe = ReactorProbe(self._reactor, self._monotonic, self._cpu)

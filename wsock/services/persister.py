@@ -29,8 +29,10 @@ _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 5.0
 class Persister(Service):
     """Works off one queue.
 
-    ``record`` is given the events and the messages (by app) of each piece of work before that is done, and may be given
-    them again. ``batch_sizes`` and ``batch_seconds`` tell how much was done at once, and how long that took.
+    After work that was less than a batch it waits for ``gather_seconds``: what comes first is done at once, and under
+    load the store gets a few large pieces a second rather than hundreds of small ones. ``record`` is given the events
+    and the messages (by app) of each piece of work before that is done, and may be given them again. ``batch_sizes``
+    and ``batch_seconds`` tell how much was done at once, and how long that took.
     """
 
     _log = Logger()
@@ -41,7 +43,10 @@ class Persister(Service):
         store: IMessageStore,
         record: Callable[[list[Event], dict[str, list[Message]]], Awaitable[None]],
         clock: IReactorTime,
+        *,
+        gather_seconds: float = 0.0,
     ) -> None:
+        self._gather_seconds = gather_seconds
         self._queue = queue
         self._store = store
         self._record = record
@@ -67,8 +72,11 @@ class Persister(Service):
     async def _work_on(self) -> None:
         while self.running:
             try:
-                await self._do(await self._queue.take(_BATCH))
+                work = await self._queue.take(_BATCH)
+                await self._do(work)
                 self._delay = _FIRST_DELAY_SECONDS
+                if self._gather_seconds and 0 < len(work.ids) < _BATCH:
+                    await deferLater(self._clock, self._gather_seconds)
                 continue
             except CancelledError:
                 return
