@@ -27,9 +27,10 @@ from wsock.protocol.session import SessionLimits
 from wsock.services.auth import Auth, hash_api_key
 from wsock.services.backlog import Backlog
 from wsock.services.hub import Hub
-from wsock.services.limits import Limits
+from wsock.services.limits import Limits, Tally
 from wsock.services.messages import Messages
 from wsock.services.presence import Presence
+from wsock.services.rates import RateLimiter
 from wsock.services.turn import Turn
 from wsock.verbs.peer import Services
 
@@ -123,7 +124,9 @@ class World:
         presence_store.listen(self.hub)
         self.presence = Presence(presence_store, self.clock, self.now)
         self.auth = Auth(self.directory, self.now)
-        self.messages = Messages(self.broker, self.store, lambda: f"made-{next(ids)}", max_bytes=65536)
+        rates = edge.pop("rates", None)
+        limiter = RateLimiter(MemoryCounters(), self.now, lambda app: rates)
+        self.messages = Messages(self.broker, self.store, lambda: f"made-{next(ids)}", max_bytes=65536, limiter=limiter)
         services = Services(
             auth=self.auth,
             broker=self.broker,
@@ -173,7 +176,9 @@ class World:
         await self.directory.create(App(id=app, name=app, created_at=0, allowed_origins=origins), keys, account)
 
     def _registry(self) -> CollectorRegistry:
-        return build_registry(node_measures(self.gate, self.hub, self.turn, self.messages, Backlog([], 0, self.clock)))
+        return build_registry(
+            node_measures(self.gate, self.hub, self.turn, self.messages, Backlog([], 0, self.clock), Tally())
+        )
 
     def asks(self, *requests: bytes) -> list[Answer]:
         """The answers to requests on one connection."""

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from wsock.edges.gate import WebSocketGate
 from wsock.services.backlog import Backlog
 from wsock.services.hub import Hub
+from wsock.services.limits import Tally
 from wsock.services.messages import Messages
 from wsock.services.turn import Turn
 
@@ -67,7 +68,9 @@ def build_registry(measures: list[Measure]) -> CollectorRegistry:
     return registry
 
 
-def node_measures(gate: WebSocketGate, hub: Hub, turn: Turn, messages: Messages, backlog: Backlog) -> list[Measure]:
+def node_measures(
+    gate: WebSocketGate, hub: Hub, turn: Turn, messages: Messages, backlog: Backlog, tally: Tally
+) -> list[Measure]:
     """All metrics of a node."""
     return [
         Measure(name="wsock_connections", text="WebSocket connections now.", kind="gauge", read=lambda: len(gate)),
@@ -109,6 +112,20 @@ def node_measures(gate: WebSocketGate, hub: Hub, turn: Turn, messages: Messages,
             kind="counter",
             read=lambda: gate.refused,
             label="code",
+        ),
+        Measure(
+            name="wsock_rate_limited",
+            text="Publishes, requests and connects refused because of a rate limit, by whose limit it is.",
+            kind="counter",
+            read=lambda: tally.refused,
+            label="scope",
+        ),
+        Measure(
+            name="wsock_rate_observed",
+            text="What would have been refused so, were the limits enforced.",
+            kind="counter",
+            read=lambda: tally.observed,
+            label="scope",
         ),
     ]
 
