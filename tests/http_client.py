@@ -17,19 +17,23 @@ from twisted.web.server import Site
 from wsock.backends.memory_broker import MemoryBroker
 from wsock.backends.memory_counters import MemoryCounters
 from wsock.backends.memory_directory import MemoryDirectory
+from wsock.backends.memory_outbox import MemoryOutbox
 from wsock.backends.memory_presence import MemoryPresence
 from wsock.backends.memory_store import MemoryMessages
 from wsock.edges.gate import WebSocketGate
 from wsock.edges.http import HttpEdge, build_registry, build_site, node_measures
 from wsock.edges.websocket import ConnectionLimits
 from wsock.interfaces import Account, App, Key
+from wsock.measures import Batching
 from wsock.protocol.session import SessionLimits
 from wsock.services.auth import Auth, hash_api_key
 from wsock.services.backlog import Backlog
 from wsock.services.hub import Hub
 from wsock.services.limits import Limits, Tally
 from wsock.services.messages import Messages
+from wsock.services.outbox import Outbox
 from wsock.services.presence import Presence
+from wsock.services.probe import ReactorProbe
 from wsock.services.rates import RateLimiter
 from wsock.services.turn import Turn
 from wsock.verbs.peer import Services
@@ -127,6 +131,9 @@ class World:
         rates = edge.pop("rates", None)
         limiter = RateLimiter(MemoryCounters(), self.now, lambda app: rates)
         self.messages = Messages(self.broker, self.store, lambda: f"made-{next(ids)}", max_bytes=65536, limiter=limiter)
+        self.outbox = Outbox(self.directory, MemoryOutbox(), self.now)
+        self.probe = ReactorProbe(self.clock, self.clock.seconds, self.clock.seconds)
+        self.batching: list[Batching] = []
         services = Services(
             auth=self.auth,
             broker=self.broker,
@@ -177,7 +184,18 @@ class World:
 
     def _registry(self) -> CollectorRegistry:
         return build_registry(
-            node_measures(self.gate, self.hub, self.turn, self.messages, Backlog([], 0, self.clock), Tally())
+            node_measures(
+                gate=self.gate,
+                hub=self.hub,
+                turn=self.turn,
+                messages=self.messages,
+                batching=self.batching,
+                persisters=[],
+                backlog=Backlog([], 0, self.clock),
+                outbox=self.outbox,
+                probe=self.probe,
+                tally=Tally(),
+            )
         )
 
     def asks(self, *requests: bytes) -> list[Answer]:

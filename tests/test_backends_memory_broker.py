@@ -110,6 +110,22 @@ class MemoryBrokerTestCase(SynchronousTestCase):
 class CommitTests(MemoryBrokerTestCase):
     """What a batch goes through."""
 
+    def test_measured(self) -> None:
+        """How large commits are, how long each took, and what waits meanwhile; what is known already is no commit."""
+        self.accept("known")
+        self.journal.is_held = True
+        for id in ("m1", "m2", "m3"):
+            published(self.broker, make_publication(id))
+        self.assertEqual((self.broker.queued, self.broker.queued_bytes > 800), (2, True))
+        self.clock.advance(0.25)
+        self.journal.release()
+        self.journal.release()
+        self.accept("known")
+
+        self.assertEqual((self.broker.queued, self.broker.queued_bytes), (0, 0))
+        self.assertEqual((len(self.broker.batch_sizes), self.broker.batch_sizes.total), (3, 4))
+        self.assertEqual((len(self.broker.batch_seconds), self.broker.batch_seconds.total), (3, 0.25))
+
     def test_nothing_before_the_commit(self) -> None:
         """Until the journal has committed, a message is not acknowledged, delivered, read, nor the position."""
         self.attach()

@@ -71,6 +71,20 @@ class BatchTests(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual(self.sizes(), [3, 2, 1])
 
+    def test_measured(self) -> None:
+        """How large batches are, how long each was under way, and what waits meanwhile."""
+        self.add(3)
+        self.clock.advance(0)
+        self.add(2)
+        self.assertEqual((self.publishes.queued, self.publishes.queued_bytes > 600), (2, True))
+        self.clock.advance(0.25)
+        self.answer()
+        self.answer()
+
+        self.assertEqual((self.publishes.queued, self.publishes.queued_bytes), (0, 0))
+        self.assertEqual((len(self.publishes.batch_sizes), self.publishes.batch_sizes.total), (2, 5))
+        self.assertEqual((len(self.publishes.batch_seconds), self.publishes.batch_seconds.total), (2, 0.25))
+
     def test_limits(self) -> None:
         """A batch is bounded by items and by bytes; one that is larger than a batch goes alone."""
         self.make(max_items=3, max_bytes=3000)

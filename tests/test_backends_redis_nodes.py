@@ -185,8 +185,9 @@ class NodeDeathTests(TestCase):
 class OutageTests(TestCase):
     """Redis itself dies, or is away."""
 
-    # Long enough for a connection to come back, which may wait two seconds before it tries again.
-    times = LeaseTimes(lease_seconds=4.0, return_seconds=0.5)
+    # Long enough for all connections to come back, one after the other, each of which may wait two seconds before it
+    # tries again: on a busy machine four seconds were not.
+    times = LeaseTimes(lease_seconds=7.0, return_seconds=0.5)
 
     async def two_nodes(self, *arguments: str) -> None:
         """Makes a server of this test's own, and two nodes with ``chat`` attached, a member on each."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -83,6 +84,37 @@ class ConfigTests(CliCase):
         self.assertEqual(result.exit_code, 1)
         self.assertEqual(len(result.output.splitlines()), 1)
         self.assertIn("did you mean WSOCK_DATA?", result.output)
+
+
+class BenchTests(CliCase):
+    """The options of ``wsock bench``; ``tests/e2e/test_bench.py`` runs it."""
+
+    def test_documented(self) -> None:
+        """The reference has each option, and no other."""
+        page = (Path(__file__).parent.parent / "docs/reference/bench.md").read_text("utf-8")
+        options = {name for option in cli.bench.params for name in option.opts if name.startswith("--")}
+
+        self.assertEqual(set(re.findall(r"^\| `(--[\w-]+)", page, re.MULTILINE)), options)
+
+    def test_wrong_options(self) -> None:
+        """Options that exclude each other, and numbers that can't be, are refused with words."""
+        both = self.run_wsock("bench", "--window", "3", "--rate", "5")
+        self.assertEqual(both.exit_code, 2)
+        self.assertIn("--window and --rate exclude each other", both.output)
+
+        for wrong in (
+            ["--json", "/nowhere/at/all"],
+            ["--rate", "0"],
+            ["--subscribers", "0"],
+            ["--seconds", "-1"],
+            ["--scenario", "x"],
+        ):
+            self.assertEqual(self.run_wsock("bench", *wrong).exit_code, 2)
+
+    def test_help(self) -> None:
+        """Its help names the scenarios, and not the command that only it uses."""
+        self.assertIn("connections|latency|fanout|unicast|all", self.run_wsock("bench", "--help").output)
+        self.assertNotIn("bench-member", self.run_wsock("--help").output)
 
 
 class DoctorTests(CliCase):

@@ -1,10 +1,9 @@
-"""Tests for :mod:`wsock.edges.http.resource` and :mod:`wsock.edges.http.metrics`."""
+"""Tests for :mod:`wsock.edges.http.resource`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
 from twisted.internet.address import UNIXAddress
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import IResource, Resource
@@ -14,7 +13,7 @@ from zope.interface.verify import verifyObject
 from tests.base import SynchronousTestCase
 from tests.http_client import Answer, World, answers, http_exchange, request
 from wsock.edges.http import build_registry
-from wsock.edges.http.metrics import Measure, MeasureCollector
+from wsock.edges.http.metrics import Measure
 
 MESSAGES = "/api/channels/news/messages"
 
@@ -195,46 +194,6 @@ class MetricsTests(ResourceTestCase):
         self.assertTrue(answer.headers["content-type"].startswith("text/plain"))
         for line in (b"wsock_connections 0.0", b"wsock_connections_opened_total 0.0", b"wsock_topics 0.0"):
             self.assertIn(line, answer.body.split(b"\n"))
-
-    def test_all(self) -> None:
-        """What is counted is shown; a registry is nobody else's."""
-        registry = build_registry(
-            [
-                Measure(name="now", text="Now.", kind="gauge", read=lambda: 3),
-                Measure(name="ever", text="Ever.", kind="counter", read=lambda: 7),
-                Measure(name="by", text="By.", kind="counter", read=lambda: {"lost": 4, 'a "b"\n': 1}, label="reason"),
-            ]
-        )
-        lines = generate_latest(registry).decode().split("\n")
-
-        for line in (
-            "now 3.0",
-            "ever_total 7.0",
-            'by_total{reason="lost"} 4.0',
-            r'by_total{reason="a \"b\"\n"} 1.0',
-        ):
-            self.assertIn(line, lines)
-
-    def test_bounded(self) -> None:
-        """However many values a label has, 50 are shown, and none is lost."""
-        registry = CollectorRegistry(auto_describe=True)
-        measure = Measure(
-            name="many", text="Many.", kind="counter", read=lambda: {f"r{n}": n for n in range(200)}, label="reason"
-        )
-        registry.register(MeasureCollector([measure]))
-        samples = [s for metric in registry.collect() for s in metric.samples]
-
-        self.assertEqual(len(samples), 50)
-        self.assertEqual(sum(s.value for s in samples), sum(range(200)))
-
-    def test_lazy(self) -> None:
-        """Registering reads nothing."""
-
-        def fail() -> float:
-            raise AssertionError("read too early")
-
-        registry = CollectorRegistry(auto_describe=True)
-        registry.register(MeasureCollector([Measure(name="x", text="X.", kind="gauge", read=fail)]))
 
     def test_fault(self) -> None:
         """A number that can't be read is a fault like any other."""

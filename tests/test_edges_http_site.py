@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import EventLoggingObserver
 from twisted.logger import LogLevel, globalLogPublisher
@@ -12,6 +11,7 @@ from twisted.python.failure import Failure
 
 from tests.base import SynchronousTestCase
 from tests.http_client import World, answers, open_http, request
+from wsock.interfaces import Outcome
 from wsock.protocol.messages import Receipt
 
 MESSAGES = "/api/channels/news/messages"
@@ -213,14 +213,14 @@ class ConnectionTests(SiteTestCase):
 
     def test_end(self) -> None:
         """When the server ends, idle connections end at once and the others after their answer."""
-        waiting: Deferred[Any] = Deferred()
-        self.patch(self.world.broker, "publish", lambda _: waiting)
+        outcomes: list[Outcome] = []
+        self.patch(self.world.broker, "publish", lambda _, outcome: outcomes.append(outcome))
         idle: Any = open_http(self.world.site)
         idle.protocol.dataReceived(request("GET", "/health"))
         self.says(request("POST", MESSAGES, {"data": 1}))
         self.world.site.end_connections()
         self.assertEqual((idle.disconnecting, self.transport.disconnecting), (True, False))
-        waiting.callback(Receipt("x", "news", 1, "e", 1))
+        outcomes.pop().callback(Receipt("x", "news", 1, "e", 1))
 
         self.assertEqual(self.statuses(), [200])
         self.assertTrue(self.transport.disconnecting)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface.verify import verifyObject
 
 from tests.base import SynchronousTestCase
-from wsock.edges.outlet import TransportOutlet
+from wsock.edges.outlet import DeflatingOutlet, Held, TransportOutlet
 from wsock.protocol.codec import Codec
+from wsock.protocol.deflate import Deflater
 from wsock.protocol.session import Session, SessionLimits
+from wsock.protocol.wire import close_frame, text_frame
+from wsock.services.turn import Feed, Turn
 from wsock.verbs import REQUESTS
 
 
@@ -63,6 +68,7 @@ class OutletTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.session = Session(Codec(REQUESTS), SessionLimits(), 0.0)
         self.slow = 0
+        self.held = Held()
         self.reactor = MemoryReactorClock()
 
     def transport(self, *takes: int | OSError, kind: type[Any] = tcp.Server) -> Any:
@@ -74,7 +80,7 @@ class OutletTestCase(SynchronousTestCase):
 
     def outlet(self, transport: Any, limit: int = 1000) -> TransportOutlet:
         """An outlet on it."""
-        return TransportOutlet(transport, self.session, limit, self.on_slow)
+        return TransportOutlet(transport, self.session, limit, self.on_slow, self.held)
 
     def on_slow(self) -> None:
         """What the outlet calls."""
@@ -304,3 +310,142 @@ class QueueTests(OutletTestCase):
         self.out.abort()
 
         self.assertEqual((self.string.value(), self.aborted, self.slow), (b"", 1, 0))
+
+
+class HeldTests(QueueTests):
+    """What waits in the outlets is counted together, whatever becomes of it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.other = self.outlet(StringTransport())
+        self.other.pauseProducing()
+        self.other.write(b"12345")
+
+    def tearDown(self) -> None:
+        """However a test ended, an outlet that is gone counts for nothing."""
+        self.out.stopProducing()
+        self.assertEqual(self.counted(), (0, 0))
+
+    def counted(self) -> tuple[int, int]:
+        """Connections and bytes, without those of the other outlet."""
+        return self.held.connections - 1, self.held.bytes - 5
+
+    def test_counted(self) -> None:
+        """A paused connection counts once, and its bytes while they wait."""
+        self.out.write(b"a")
+        self.assertEqual(self.counted(), (0, 0))
+        self.out.pauseProducing()
+        self.out.pauseProducing()
+        self.out.write(b"bc")
+        self.assertEqual(self.counted(), (1, 2))
+
+        self.out.resumeProducing()
+        self.out.resumeProducing()
+
+        self.assertEqual(self.counted(), (0, 0))
+
+    def test_paused_in_the_middle_is_counted(self) -> None:
+        """What the transport took before it was full again waits no more."""
+        self.out.pauseProducing()
+        self.out.write(b"ab")
+        self.out.write(b"c")
+        self.patch(self.string, "write", self.write_and_pause)
+
+        self.out.resumeProducing()
+
+        self.assertEqual(self.counted(), (1, 1))
+
+    def test_endings(self) -> None:
+        """Closed, reset, too slow or lost: what waited is no longer counted."""
+        endings: list[Callable[[TransportOutlet], object]] = [
+            TransportOutlet.close,
+            TransportOutlet.abort,
+            TransportOutlet.stopProducing,
+            lambda outlet: outlet.write(b"x" * 1000),
+        ]
+        for end in endings:
+            outlet = self.outlet(StringTransport())
+            outlet.pauseProducing()
+            outlet.write(b"abc")
+            self.assertEqual(self.counted(), (1, 3))
+
+            end(outlet)
+
+            self.assertEqual((self.counted(), outlet.queued), ((0, 0), 0))
+
+
+class DeflatingTests(OutletTestCase):
+    """The outlet of a connection that agreed upon compression."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.string = StringTransport()
+        self.deflater = Deflater()
+        self.out = DeflatingOutlet(self.string, self.session, 1000, self.on_slow, self.held, self.deflater)
+        self.large = text_frame(b"x" * 2000)
+        self.compressed = self.deflater.deflated(self.large)
+
+    def test_written_compressed(self) -> None:
+        """Frames are written compressed where that is worth it, those of the connection alone as well."""
+        small, end = text_frame(b"{}"), close_frame(1000, "")
+        self.out.pending = [small, self.large]
+
+        self.out.write(self.large + small)
+        self.out.write(end)
+
+        self.assertEqual(self.string.value(), small + self.compressed * 2 + small + end)
+        self.assertIsNone(self.out.pending)
+
+    def test_what_waits_is_compressed(self) -> None:
+        """The limit counts the bytes that wait, which are the compressed ones."""
+        self.out.pauseProducing()
+        for _ in range(3):
+            self.out.write(self.large)
+
+        self.assertEqual((self.out.queued, self.slow), (3 * len(self.compressed), 0))
+
+    def test_idle(self) -> None:
+        """It holds nothing more than one that does not compress, but for where its deflater is."""
+        self.assertEqual(DeflatingOutlet.__slots__, ("_deflater",))
+        self.assertFalse(hasattr(self.out, "__dict__"))
+
+    def test_mixed(self) -> None:
+        """Some subscribers of a channel agreed upon compression, some did not: each reads the same."""
+        plain = StringTransport()
+        turn, feed = Turn(Clock()), Feed()
+        turn.join(feed, self.out)
+        turn.join(feed, self.outlet(plain))
+
+        turn.broadcast(feed, self.large)
+        turn.flush()
+
+        self.assertEqual((self.string.value(), plain.value()), (self.compressed, self.large))
+
+
+class FanOutTests(OutletTestCase):
+    """A large fan-out, of which a turn does one write."""
+
+    def test_slow_subscriber(self) -> None:
+        """One that does not read is reset in the middle of it; the others get everything, and at their own time."""
+        transports = [StringTransport() for _ in range(4)]
+        outlets = [self.outlet(transport, limit=10) for transport in transports]
+        slow, paused = outlets[1], outlets[2]
+        aborted: list[bool] = []
+        transports[1].abortConnection = lambda: aborted.append(True)  # type: ignore[method-assign]
+        clock, feed = Clock(), Feed()
+        turn = Turn(clock, slice_writes=1)
+        for outlet in outlets:
+            turn.join(feed, outlet)
+        slow.pauseProducing()
+        paused.pauseProducing()
+
+        for frames in (b"1234", b"5678"):
+            turn.broadcast(feed, frames)
+            clock.advance(0)
+        paused.resumeProducing()
+        turn.broadcast(feed, b"9abc")
+        clock.advance(0)
+
+        self.assertEqual((aborted, self.slow), ([True], 1))
+        whole = b"123456789abc"
+        self.assertEqual([transport.value() for transport in transports], [whole, b"", whole, whole])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import zlib
 from random import Random  # noqa: TID251  # seeded: a failure repeats
 from typing import Any
 
 from autobahn.websocket.protocol import WebSocketProtocol
 
 from tests.vocabulary import Gate, ServerTestCase
-from wsock.config import Config, Heartbeat, Limits
+from wsock.config import Config, Heartbeat, Limits, WebSocket
 from wsock.errors import CloseCode, Unavailable
 from wsock.protocol.messages import HistoryQuery
 from wsock.testing import InMemoryClient, client_frame
 
 PING = client_frame(b'{"action":"ping"}')
 CONTINUATION, TEXT, BINARY, CLOSE, WS_PING, WS_PONG = 0, 1, 2, 8, 9, 10
+DEFLATED = 0x41
 
 
 def publish_text(size: int, channel: str = "news") -> bytes:
@@ -28,6 +30,12 @@ def fragments(payload: bytes, size: int) -> list[bytes]:
     parts = [payload[at : at + size] for at in range(0, len(payload), size)]
     last = len(parts) - 1
     return [client_frame(part, CONTINUATION if n else TEXT, is_final=n == last) for n, part in enumerate(parts)]
+
+
+def deflated(payload: bytes) -> bytes:
+    """The payload as RFC 7692 §7.2.1 compresses it."""
+    compressor = zlib.compressobj(wbits=-15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 class FramesTests(ServerTestCase):
@@ -817,3 +825,112 @@ class SlowConsumerTests(ServerTestCase):
 
         self.assertEqual(len(self.data_of(slow)), 10)
         self.assertEqual(slow.closed, 4403)
+
+
+class CompressionTests(ServerTestCase):
+    """Connections of which some agreed upon compression (RFC 7692)."""
+
+    OFFER = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
+
+    def setUp(self) -> None:
+        self.server = self.serve(Config(websocket=WebSocket(compression=True)))
+        self.heard: list[int] = []
+
+    def compressing(self, offer: str = "permessage-deflate") -> InMemoryClient:
+        """A client that agreed upon compression and is subscribed; ``heard`` are the sizes of what it is sent."""
+        client = self.subscribed("news", headers={"Sec-WebSocket-Extensions": offer})
+        self.assertIn("permessage-deflate", client.headers["sec-websocket-extensions"])
+        write = client.transport.write
+
+        def heard(data: bytes) -> None:
+            self.heard.append(len(data))
+            write(data)
+
+        self.patch(client.transport, "write", heard)
+        return client
+
+    def test_off_by_default(self) -> None:
+        """Without the setting an offer is not answered, and a compressed frame violates the protocol."""
+        server = self.serve(Config())
+        client = server.connect(headers=self.OFFER)
+        self.assertNotIn("sec-websocket-extensions", client.headers)
+
+        client.says_bytes(client_frame(deflated(b'{"action":"ping"}'), DEFLATED))
+
+        self.assert_closed(client, CloseCode.PROTOCOL_ERROR)
+
+    def test_not_offered(self) -> None:
+        """With it, a client that offers nothing, or what can't be accepted, is served without."""
+        for headers in ({}, {"Sec-WebSocket-Extensions": "permessage-deflate; foo, x-webkit-deflate-frame"}):
+            client = self.connected(headers=headers)
+            self.assertNotIn("sec-websocket-extensions", client.headers)
+            self.assert_alive(client)
+            client.says_bytes(client_frame(deflated(b'{"action":"ping"}'), DEFLATED))
+            self.assert_closed(client, CloseCode.PROTOCOL_ERROR)
+
+    def test_answer(self) -> None:
+        """No context is taken over, and the window is bounded where the client asks for it."""
+        answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+        self.assertEqual(self.connected(headers=self.OFFER).headers["sec-websocket-extensions"], answer)
+        offer = {"Sec-WebSocket-Extensions": "permessage-deflate; server_max_window_bits=10"}
+        self.assertEqual(
+            self.connected(headers=offer).headers["sec-websocket-extensions"], f"{answer}; server_max_window_bits=10"
+        )
+
+    def test_mixed_subscribers(self) -> None:
+        """Those who agreed upon it and those who did not hear the same, in the same order."""
+        clients = [
+            self.compressing(),
+            self.subscribed("news"),
+            self.compressing("permessage-deflate"),
+            self.compressing("permessage-deflate; server_max_window_bits=9"),
+        ]
+
+        self.publish("news", "x" * 5000, "small", "y" * 5000)
+
+        for client in clients:
+            self.assertEqual(self.data_of(client), ["x" * 5000, "small", "y" * 5000])
+        self.assertTrue(self.heard and max(self.heard) < 1000, self.heard)
+
+    def test_requests(self) -> None:
+        """Requests may be compressed or not, one after another, whole or in fragments."""
+        client = self.compressing()
+        text = publish_text(3000)
+        data = deflated(text)
+        parts = [client_frame(data[:10], DEFLATED, is_final=False), client_frame(data[10:], CONTINUATION)]
+
+        client.says_bytes(client_frame(deflated(b'{"action":"ping"}'), DEFLATED) + PING)
+        self.assert_actions(client, "pong", "pong")
+        client.says_bytes(client_frame(data, DEFLATED))
+        self.assert_actions(client, "ack", "message")
+        client.says_bytes(parts[0] + client_frame(b"p", WS_PING))
+        client.says_bytes(parts[1] + PING)
+
+        self.assertEqual(sorted(event["action"] for event in client.take()), ["ack", "pong"])  # the same id again
+        self.assertEqual(client.pongs, [b"p"])
+        self.assertIsNone(client.transport.protocol._parser)
+
+    def test_bomb(self) -> None:
+        """What would unpack to more than ``limits.frame_bytes`` closes with 1009, as if it were as large."""
+        client, other = self.compressing(), self.compressing()
+        client.says_bytes(client_frame(deflated(b'"' + b"x" * 50_000_000 + b'"'), DEFLATED))
+
+        self.assert_closed(client, CloseCode.TOO_BIG)
+        self.assert_alive(other)
+
+    def test_corrupt(self) -> None:
+        """What can't be unpacked closes with 1007; what is no JSON once it is unpacked is malformed like any."""
+        client = self.compressing()
+        client.says_bytes(client_frame(deflated(b"no JSON"), DEFLATED))
+        self.assert_refused(client, "bad_request")
+        client.says_bytes(client_frame(b"\xff" * 20, DEFLATED))
+
+        self.assert_closed(client, CloseCode.INVALID_DATA)
+
+    def test_endings(self) -> None:
+        """Control frames are never compressed, and the end is as ever."""
+        client = self.compressing()
+        client.pings(b"y" * 125)
+        client.closes(4000)
+
+        self.assertEqual((client.pongs, client.closed), ([b"y" * 125], 4000))

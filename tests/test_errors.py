@@ -58,7 +58,7 @@ class CodeTests(SynchronousTestCase):
 
     def test_close_codes(self) -> None:
         """The close codes are numbers that RFC 6455 lets an endpoint send."""
-        self.assertEqual({code.value for code in CloseCode}, {1000, 1001, 1002, 1008, 1009, 1012, 4401, 4403})
+        self.assertEqual({code.value for code in CloseCode}, {1000, 1001, 1002, 1007, 1008, 1009, 1012, 4401, 4403})
 
 
 class ExceptionTests(SynchronousTestCase):

@@ -133,6 +133,16 @@ class EventTests(OutboxTestCase):
             self.told(), [("channel.occupied", "orders:1", "orders"), ("channel.occupied", "room", "room")]
         )
 
+    def test_stored(self) -> None:
+        """What is stored is counted by endpoint, and what the store did not take is not."""
+        self.endpoint("one")
+        self.endpoint("two")
+        self.record(self.event("channel.occupied"))
+        self.store.trouble = Unavailable("away")
+        self.failureResultOf(self.outbox.record([self.event("channel.occupied")]), Unavailable)
+
+        self.assertEqual(self.outbox.stored, 2)
+
     def test_row(self) -> None:
         """A row has the event as it came, and the time."""
         self.endpoint("all")

@@ -118,6 +118,22 @@ class PersisterTests(SynchronousTestCase):
         verifyObject(IWorkQueue, self.queue)
         verifyObject(IMessageStore, self.store)
 
+    def test_gathers(self) -> None:
+        """The first work is done at once, what comes soon after it together; behind a whole batch nobody waits."""
+        self.stop()
+        self.persister = Persister(self.queue, self.store, self.record, self.clock, gather_seconds=0.1)
+        self.queue.taken = 0
+        self.queue.add(_work(1))
+        self.persister.startService()
+
+        self.assertEqual((self.stored(), self.queue.taken), ([1], 1))
+        self.queue.add(_work(*range(2, 502)))
+        self.clock.advance(0.09)
+        self.assertEqual(self.queue.taken, 1)
+        self.clock.advance(0.01)
+        self.assertEqual((len(self.stored()), self.queue.taken), (501, 3))
+        self.stop()
+
     def test_stores_and_records(self) -> None:
         """Messages are in the store and events recorded before the work is done."""
         work = _work(1, 2, events=2)
@@ -135,6 +151,30 @@ class PersisterTests(SynchronousTestCase):
 
         self.assertEqual(self.stored(), [1, 2])
         self.assertEqual(len(self.queue.finished), 3)
+
+    def test_measured(self) -> None:
+        """How much was done at once and how long it took is told; to find nothing to do is no work."""
+        self.queue.add(_work())
+        self.queue.add(_work(1, 2))
+        self.store.trouble = Unavailable("away")
+        self.queue.add(_work(3))
+        self.store.trouble = None
+        self.clock.advance(0.2)
+
+        self.assertEqual((len(self.persister.batch_sizes), self.persister.batch_sizes.total), (2, 3))
+        self.assertEqual((len(self.persister.batch_seconds), self.persister.batch_seconds.total), (2, 0.2))
+
+    def test_clock_put_back(self) -> None:
+        """No work takes less than no time, whatever becomes of the wall clock."""
+        self.store.trouble = Unavailable("away")
+        self.queue.add(_work(1))
+        self.store.trouble = None
+        [retry] = self.clock.getDelayedCalls()
+        retry.delay(-3600)
+        self.clock.rightNow -= 3600
+        self.clock.advance(0.2)
+
+        self.assertEqual((len(self.persister.batch_seconds), self.persister.batch_seconds.total), (1, 0))
 
     def test_store_is_away(self) -> None:
         """The work is kept and tried again, ever more slowly, until the store is back; then it is done once."""

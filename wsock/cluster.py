@@ -83,5 +83,6 @@ def build_cluster(config: Config, reactor: Any, now: Callable[[], float], new_na
         counters=FallbackCounters(counters, MemoryCounters()),
         parts=tuple(parts),
         queues=queues,
+        batching=tuple(shard.batches for shard in broker.shards),
         is_up=lambda: broker.is_up,
     )

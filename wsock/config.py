@@ -43,6 +43,7 @@ __all__ = [
     "Shutdown",
     "Sqlite",
     "Vault",
+    "WebSocket",
     "describe",
     "endpoints",
     "load",
@@ -274,6 +275,20 @@ class Vault(_Section, frozen=True):
     key_file: Annotated[str, Meta(description="A file with the master keys, in place of `keys`.")] = ""
 
 
+class WebSocket(_Section, frozen=True):
+    """What is agreed upon with a client that connects."""
+
+    compression: Annotated[
+        bool,
+        Meta(
+            description=(
+                "Whether messages are compressed (`permessage-deflate`) with clients that offer it: less traffic, more"
+                " work."
+            )
+        ),
+    ] = False
+
+
 class Shutdown(_Section, frozen=True):
     """How connections end with the server."""
 
@@ -338,6 +353,7 @@ class Config(_Section, frozen=True):
     http: Http = Http()
     accounts: Accounts = Accounts()
     vault: Vault = Vault()
+    websocket: WebSocket = WebSocket()
     shutdown: Shutdown = Shutdown()
 
 

@@ -95,6 +95,8 @@ class CloseCode(IntEnum):
     """The server shuts down and no other takes over."""
     PROTOCOL_ERROR = 1002
     """The bytes are not WebSocket frames that a client may send."""
+    INVALID_DATA = 1007
+    """A compressed message that can't be decompressed."""
     POLICY = 1008
     """Too many malformed requests, or the client is blocked."""
     TOO_BIG = 1009

@@ -50,6 +50,7 @@ from wsock.services.outbox import Outbox
 from wsock.services.passwords import Passwords
 from wsock.services.persister import Persister
 from wsock.services.presence import Presence
+from wsock.services.probe import ReactorProbe
 from wsock.services.provisioning import Provisioned, add_plans, dev_records, provision, write_credentials
 from wsock.services.rates import RateLimiter
 from wsock.services.sealed import SealedDirectory
@@ -65,6 +66,8 @@ _CREDENTIALS = "credentials.txt"
 _MASTER_KEY = "master.key"
 _SWEPT_AT_ONCE = 1000
 _DAY_SECONDS = 86_400
+_GATHER_SECONDS = 0.1
+"""What is to be stored gathers for so long under load. Nobody waits for it: history is read from Redis as well."""
 
 
 def _stores(config: Config, reactor: Any, now: Callable[[], float], new_name: Callable[[], str]) -> Stores:
@@ -89,10 +92,11 @@ class Server(Service):
     """A whole wsock server as one service.
 
     ``reactor`` is Twisted's, ``now`` the wall clock in seconds, ``random`` gives unpredictable bytes, and ``show``
-    shows the credentials of a first start to whoever started it. Embed it with ``setServiceParent``; ``started()``
-    tells when it serves. In process, :attr:`messages` publishes and reads history and :attr:`presence` tells who is
-    there; :attr:`tally` counts what was beyond a rate. ``mail`` sends what people are told by mail, by default to the
-    log.
+    shows the credentials of a first start to whoever started it. By ``monotonic``, a clock that nobody sets, and
+    ``cpu``, the CPU seconds of the calling thread, the reactor is watched. Embed it with ``setServiceParent``;
+    ``started()`` tells when it serves. In process, :attr:`messages` publishes and reads history and :attr:`presence`
+    tells who is there; :attr:`tally` counts what was beyond a rate. ``mail`` sends what people are told by mail, by
+    default to the log.
     """
 
     _log = Logger()
@@ -104,6 +108,8 @@ class Server(Service):
         reactor: Any,
         now: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = os.urandom,
+        monotonic: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.thread_time,
         show: Callable[[str], None] = _to_terminal,
         mail: IMailSender | None = None,
     ) -> None:
@@ -111,6 +117,8 @@ class Server(Service):
         self._reactor = reactor
         self._now = now
         self._random = random
+        self._monotonic = monotonic
+        self._cpu = cpu
         self._show = show
         self._mail = mail or LogMailSender()
         self._endpoints = endpoints(config, reactor)
@@ -176,9 +184,13 @@ class Server(Service):
             transient_seconds=config.recovery.seconds,
             chores=(key_use.write_sometimes, self._sweep_records, self._expire_audit),
         )
-        outbox = Outbox(self.directory, stores.outbox, self._now)
-        self._persisters = [Persister(queue, stores.history, outbox.record, self._reactor) for queue in stores.queues]
+        self._outbox = Outbox(self.directory, stores.outbox, self._now)
+        self._persisters = [
+            Persister(queue, stores.history, self._outbox.record, self._reactor, gather_seconds=_GATHER_SECONDS)
+            for queue in stores.queues
+        ]
         self.backlog = Backlog(stores.queues, config.redis.backlog, self._reactor)
+        self._probe = ReactorProbe(self._reactor, self._monotonic, self._cpu)
         self._services = Services(
             auth=self.auth,
             broker=stores.broker,
@@ -226,8 +238,20 @@ class Server(Service):
             ),
             connect_rate=limits.connect_rate_per_ip,
             max_connections=limits.connections,
+            compresses=self.config.websocket.compression,
         )
-        measures = node_measures(self.gate, self.hub, self._services.turn, self.messages, self.backlog, self.tally)
+        measures = node_measures(
+            gate=self.gate,
+            hub=self.hub,
+            turn=self._services.turn,
+            messages=self.messages,
+            batching=self.stores.batching,
+            persisters=self._persisters,
+            backlog=self.backlog,
+            outbox=self._outbox,
+            probe=self._probe,
+            tally=self.tally,
+        )
         self._http = HttpEdge(
             messages=self.messages,
             presence=self.presence,
@@ -394,7 +418,7 @@ class Server(Service):
 
     def _running(self) -> list[Service]:
         """The services that run while the server serves; the last one needs the others."""
-        return [*self._persisters, self.backlog, self.presence, self._housekeeping, self.gate]
+        return [self._probe, *self._persisters, self.backlog, self.presence, self._housekeeping, self.gate]
 
     async def _close_stores(self) -> None:
         await self.stores.stop()

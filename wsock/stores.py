@@ -28,6 +28,7 @@ from wsock.interfaces import (
     IPresenceStore,
     IWorkQueue,
 )
+from wsock.measures import Batching
 
 __all__ = ["Part", "Stores", "build_stores", "is_data_in_use"]
 
@@ -67,6 +68,7 @@ class Stores:
     counters: ICounters
     parts: tuple[Part, ...] = ()
     queues: tuple[IWorkQueue, ...] = ()
+    batching: tuple[Batching, ...] = ()
     trim: Callable[[], None] = lambda: None
     is_up: Callable[[], bool] = lambda: True
     started: list[Part] = field(default_factory=list)
@@ -122,6 +124,7 @@ def build_stores(config: Config, reactor: Any, now: Callable[[], float], new_nam
         presence=MemoryPresence(max_members=config.limits.presence_members),
         counters=MemoryCounters(),
         parts=(*parts, _Started(broker.start)),
+        batching=(broker,),
         trim=broker.trim,
     )
 

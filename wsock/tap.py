@@ -10,6 +10,7 @@ is complete), and has the interpreter exit with status 1 at its very end.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import re
@@ -129,7 +130,7 @@ def makeService(options: Options) -> IService:
         server = _workers(config, options, reactor) if config.workers > 1 else _server(config, reactor)
     except ConfigError as e:
         raise SystemExit(f"wsocket: {e}") from e
-    return Program(server, reactor, _log_observer(config, options.parent))
+    return Program(server, reactor, _log_observer(config, options.parent), when_up=_spare_the_collector)
 
 
 def _load(options: Options, reactor: Any) -> Config:
@@ -169,7 +170,7 @@ class Program(Service):
     """A server whose failed start ends the process with status 1.
 
     ``server`` is an :class:`IService` whose ``started()`` returns a Deferred that fires when it serves, and
-    fails otherwise. Its ``stopService`` is called in both cases.
+    fails otherwise. Its ``stopService`` is called in both cases. ``when_up`` is called once it serves.
     """
 
     _log = Logger()
@@ -180,11 +181,13 @@ class Program(Service):
         reactor: Any,
         observer: ILogObserver,
         at_exit: Callable[[Callable[[], None]], object] = atexit.register,
+        when_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.server = server
         self._reactor = reactor
         self._observer = observer
         self._at_exit = at_exit
+        self._when_up = when_up
         self._has_failed = False
 
     def setServiceParent(self, parent: Any) -> None:
@@ -202,7 +205,7 @@ class Program(Service):
         """Starts the server; a failure, now or later, ends the process."""
         super().startService()
         if not self._has_failed and self._attempt(self.server.startService):
-            self.server.started().addErrback(self._failed)
+            self.server.started().addCallbacks(lambda _: self._when_up(), self._failed)
 
     def stopService(self) -> Deferred[None] | None:
         """Stops the server, which fires when it has ended."""
@@ -233,6 +236,17 @@ class Program(Service):
     def _stop(self) -> None:
         if self._reactor.running:
             self._reactor.stop()
+
+
+def _spare_the_collector() -> None:
+    """What is there by now stays: the garbage collector need not look at it again, and less often at the rest.
+
+    A full collection of what Python and Twisted have loaded stops everything for 50 ms, and next to nothing of the
+    server's garbage is in cycles.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _exit_as_failed() -> None:

@@ -253,9 +253,10 @@ def _default(setting: config.Setting) -> str:
 
 def metrics() -> str:
     """Every metric."""
-    nobody: Any = None  # what a metric is can be told without a node to ask for its value
+    # What a metric is can be told without a node to ask for its value.
+    nobody: dict[str, Any] = dict.fromkeys(inspect.signature(node_measures).parameters)
     rows = []
-    for measure in node_measures(nobody, nobody, nobody, nobody, nobody, nobody):
+    for measure in node_measures(**nobody):
         name = f"{measure.name}_total" if measure.kind == "counter" else measure.name
         rows.append((f"`{name}`", measure.kind, f"`{measure.label}`" if measure.label else "", measure.text))
     return _table(("metric", "kind", "label", "what it says"), rows)

@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from wsock.errors import Gone, Unavailable
 from wsock.interfaces import IBroker, IJournal, IReceiver, JournalRecord, Outcome
+from wsock.measures import SECONDS, SIZES, Histogram
 from wsock.protocol.messages import Located, Message, Publication, Receipt
 from wsock.protocol.position import Position
 
@@ -100,7 +101,8 @@ class MemoryBroker:
 
     ``now`` is the wall clock in seconds; ``new_epoch`` makes a name that no channel ever had. ``unknown_before`` is the
     timestamp before which a channel that the journal doesn't know may have had messages. ``on_occupancy`` is told when
-    a channel gets its first subscriber (app, channel, ``True``) and when it lost its last.
+    a channel gets its first subscriber (app, channel, ``True``) and when it lost its last. Its commits are measured as
+    :class:`~wsock.measures.Batching` says.
     """
 
     _log = Logger()
@@ -143,6 +145,18 @@ class MemoryBroker:
         self._queue: deque[_Waiting] = deque()
         self._queued_bytes = 0
         self._is_busy = False
+        self.batch_sizes = Histogram(SIZES)
+        self.batch_seconds = Histogram(SECONDS)
+
+    @property
+    def queued(self) -> int:
+        """Publishes that wait for the next commit."""
+        return len(self._queue)
+
+    @property
+    def queued_bytes(self) -> int:
+        """The memory that they take, as ``backlog_bytes`` counts it."""
+        return self._queued_bytes
 
     async def start(self) -> None:
         """Recalls what must survive a restart: the last timestamps, and the ids that are still deduplicated."""
@@ -271,7 +285,7 @@ class MemoryBroker:
             self._stamp(waiting, channel, stamped)
         try:
             if stamped:
-                await self._journal.commit([record for _, record in stamped])
+                await self._commit([record for _, record in stamped])
         except Exception:
             self._timestamps.update(timestamps)
             for channel, record in stamped:
@@ -281,6 +295,14 @@ class MemoryBroker:
             raise
         for channel, record in stamped:
             self._deliver(channel, record.message)
+
+    async def _commit(self, records: list[JournalRecord]) -> None:
+        began = self._now()
+        self.batch_sizes.observe(len(records))
+        try:
+            await self._journal.commit(records)
+        finally:
+            self.batch_seconds.observe(max(0.0, self._now() - began))
 
     async def _channels_of(self, batch: list[_Waiting]) -> list[_Channel]:
         """The channels of the publications, none of them forgotten while another was loaded."""

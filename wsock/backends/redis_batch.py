@@ -6,7 +6,7 @@ A batch is made of runs: messages of one channel that follow one another are acc
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from wsock.errors import Code, Refused, Unavailable
 from wsock.interfaces import Outcome
+from wsock.measures import SECONDS, SIZES, Histogram
 from wsock.protocol.messages import Publication, Receipt
 
 __all__ = ["Body", "Placed", "PublishBatches", "Run", "decode_body", "decode_run"]
@@ -92,7 +93,7 @@ class PublishBatches:
     """Gathers publishes for the turn of the reactor and while a batch is in flight.
 
     ``run`` runs the publish script on encoded runs and returns its answers; ``backlog_bytes`` bounds what waits, and
-    ``max_items`` and ``max_bytes`` a batch.
+    ``max_items`` and ``max_bytes`` a batch. It is measured as :class:`~wsock.measures.Batching` says.
     """
 
     _log = Logger()
@@ -114,6 +115,18 @@ class PublishBatches:
         self._queue: deque[_Waiting] = deque()
         self._queued_bytes = 0
         self._is_busy = False
+        self.batch_sizes = Histogram(SIZES)
+        self.batch_seconds = Histogram(SECONDS)
+
+    @property
+    def queued(self) -> int:
+        """Publishes that wait for the next batch."""
+        return len(self._queue)
+
+    @property
+    def queued_bytes(self) -> int:
+        """The memory that they take, as ``backlog_bytes`` counts it."""
+        return self._queued_bytes
 
     def add(self, publication: Publication, outcome: Outcome) -> None:
         """The outcome is the receipt, or :class:`Unavailable` when the message may not have been accepted."""
@@ -137,27 +150,43 @@ class PublishBatches:
         self._log.failure("a batch of publishes failed", failure=failure)
 
     async def _work(self) -> None:
-        while self._queue:
+        told: list[_Waiting] = []
+        outcomes: Sequence[Any] | Refused = ()
+        while self._queue or told:
             batch = self._take()
-            try:
-                answers = _decode_answers(await self._run(_encode_batch(_runs(batch))))
-            except Exception as e:
-                # Whatever it was, the publishers must be told; only what is no outage is a bug of ours.
-                if not isinstance(e, Refused):
-                    self._log.failure("a batch of publishes failed")
-                    e = Refused(Code.INTERNAL, "the message could not be accepted")
-                failure = Failure(e)
-                for waiting in batch:
-                    waiting.outcome.errback(failure)
-                continue
-            values = iter(answers)
-            for waiting, kind, sequence, timestamp, text in zip(batch, values, values, values, values, strict=True):
-                if kind <= 1:
-                    p = waiting.publication
-                    waiting.outcome.callback(Receipt(p.id, p.channel, timestamp, text, sequence, kind == 1))
-                else:
-                    waiting.outcome.errback(Failure(self._refusal(kind, text)))
+            # The next batch is on its way before the publishers of the last one are told: Redis need not wait for that.
+            running = Deferred.fromCoroutine(self._answers(batch)) if batch else None
+            self._tell(told, outcomes)
+            told, outcomes = batch, await running if running is not None else ()
         self._is_busy = False
+
+    async def _answers(self, batch: list[_Waiting]) -> Sequence[Any] | Refused:
+        began = self._clock.seconds()
+        self.batch_sizes.observe(len(batch))
+        try:
+            return _decode_answers(await self._run(_encode_batch(_runs(batch))))
+        except Exception as e:
+            # Whatever it was, the publishers must be told; only what is no outage is a bug of ours.
+            if not isinstance(e, Refused):
+                self._log.failure("a batch of publishes failed")
+                e = Refused(Code.INTERNAL, "the message could not be accepted")
+            return e
+        finally:
+            self.batch_seconds.observe(max(0.0, self._clock.seconds() - began))
+
+    def _tell(self, batch: list[_Waiting], outcomes: Sequence[Any] | Refused) -> None:
+        if isinstance(outcomes, Refused):
+            failure = Failure(outcomes)
+            for waiting in batch:
+                waiting.outcome.errback(failure)
+            return
+        values = iter(outcomes)
+        for waiting, kind, sequence, timestamp, text in zip(batch, values, values, values, values, strict=True):
+            if kind <= 1:
+                p = waiting.publication
+                waiting.outcome.callback(Receipt(p.id, p.channel, timestamp, text, sequence, kind == 1))
+            else:
+                waiting.outcome.errback(Failure(self._refusal(kind, text)))
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []

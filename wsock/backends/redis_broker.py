@@ -220,7 +220,7 @@ class RedisShard:
         self.subscriptions = RedisConnection(
             url, reactor, prepare=self._subscribe_all, build=lambda: Subscriptions(self._received)
         )
-        self._batches = PublishBatches(self._run_batch, reactor, backlog_bytes=backlog_bytes)
+        self.batches = PublishBatches(self._run_batch, reactor, backlog_bytes=backlog_bytes)
         self._probing = LoopingCall(self._probe)
         self._checking = LoopingCall(self._check_quiet)
         self._probing.clock = self._checking.clock = reactor
@@ -303,7 +303,7 @@ class RedisShard:
 
     def publish(self, publication: Publication, outcome: Outcome) -> None:
         """Accepts a message in the next batch."""
-        self._batches.add(publication, outcome)
+        self.batches.add(publication, outcome)
 
     async def _run_batch(self, runs: bytes) -> bytes:
         answers: bytes = await self.scripted(self.commands, _publish, self._options, runs)

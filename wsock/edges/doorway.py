@@ -24,7 +24,6 @@ from wsock.errors import Code, Malformed, Refused
 from wsock.protocol.handshake import (
     Handshake,
     HeadError,
-    accept_response,
     is_upgrade,
     parse_head,
     refusal,
@@ -38,7 +37,7 @@ class Gate(Typing):
     """Who decides which upgrades become connections."""
 
     async def admit(self, handshake: Handshake, address: str) -> Callable[[Any], Connection]:
-        """Opens the connection on a transport, once called with it. Raises :class:`Refused`."""
+        """Answers and opens the connection on a transport, once called with it. Raises :class:`Refused`."""
 
 
 def take_over(transport: Any, protocol: IProtocol) -> None:
@@ -124,7 +123,6 @@ class Door(Protocol):
         except Refused as e:
             self._refuse(e)
             return
-        self.transport.write(accept_response(handshake))
         connection = opens(self.transport)
         take_over(self.transport, connection)
         if self._data:

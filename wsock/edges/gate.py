@@ -15,10 +15,12 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from wsock.edges.outlet import Held
 from wsock.edges.websocket import Connection, ConnectionLimits
 from wsock.errors import CloseCode, Code, Refused
 from wsock.protocol.codec import Codec
-from wsock.protocol.handshake import Handshake
+from wsock.protocol.deflate import Agreement, Deflater, agree
+from wsock.protocol.handshake import Handshake, accept_response
 from wsock.protocol.session import Session, SessionLimits
 from wsock.services.auth import Credential
 from wsock.services.limits import Limits
@@ -36,7 +38,7 @@ class WebSocketGate(Service):
     """Admits upgrades and keeps the connections that come of them.
 
     ``connect_rate`` is the connects a minute from one address, ``max_connections`` those at a time; 0 is no limit.
-    ``is_ready`` says whether the server is able to serve.
+    ``is_ready`` says whether the server is able to serve, ``compresses`` whether clients that offer compression get it.
     """
 
     _log = Logger()
@@ -52,6 +54,7 @@ class WebSocketGate(Service):
         connection_limits: ConnectionLimits,
         connect_rate: int = 0,
         max_connections: int = 0,
+        compresses: bool = False,
     ) -> None:
         self._services = services
         self._limits = limits
@@ -61,6 +64,8 @@ class WebSocketGate(Service):
         self._connection_limits = connection_limits
         self._connect_rate = connect_rate
         self._max_connections = max_connections
+        self._compresses = compresses
+        self._deflaters: dict[int, Deflater] = {}
         self._codec = Codec(REQUESTS)
         self._slots: list[dict[Connection, None]] = [{} for _ in range(_SLOTS)]
         self._next_slot = 0
@@ -70,6 +75,7 @@ class WebSocketGate(Service):
         self._is_draining = False
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = services.clock
+        self.held = Held()
         self.opened = 0
         self.closed: dict[str, int] = {}
         self.refused: dict[str, int] = {}
@@ -80,7 +86,7 @@ class WebSocketGate(Service):
     # Opening.
 
     async def admit(self, handshake: Handshake, address: str) -> Callable[[Any], Connection]:
-        """Verifies the credential and the limits; what is returned opens the connection on a transport."""
+        """Verifies the credential and the limits; what is returned answers and opens it on a transport."""
         self._require_room()
         await self._limits.admit(f"connect:{address}", self._connect_rate, 60.0, what="limits.connect_rate_per_ip")
         query = handshake.query
@@ -102,6 +108,8 @@ class WebSocketGate(Service):
             raise Refused(Code.UNAVAILABLE, text, retry_after=5.0)
 
     def _open(self, handshake: Handshake, credential: Credential, transport: Any) -> Connection:
+        agreement = agree(handshake.headers.get("sec-websocket-extensions", "")) if self._compresses else None
+        transport.write(accept_response(handshake, _extensions(agreement)))
         session = Session(self._codec, self._session_limits, self._services.clock.seconds())
         is_tls = ISSLTransport.providedBy(transport) or handshake.headers.get("x-forwarded-proto") == "https"
         connection = Connection(
@@ -111,12 +119,19 @@ class WebSocketGate(Service):
             session,
             is_ours=handshake.query.get("client") == _OURS,
             is_browser_on_tls=is_tls and handshake.origin is not None,
+            deflater=self._deflater(agreement),
         )
         self._slots[self.opened % _SLOTS][connection] = None
         self.opened += 1
         self._count += 1
         connection.open(self._new_id(), credential, transport)
         return connection
+
+    def _deflater(self, agreement: Agreement | None) -> Deflater | None:
+        """The one of all connections with this window."""
+        if agreement is None:
+            return None
+        return self._deflaters.setdefault(agreement.window_bits, Deflater(agreement.window_bits))
 
     # While they live.
 
@@ -211,6 +226,10 @@ class WebSocketGate(Service):
             connection.reset("stopped")
         await deferLater(self._services.clock, 0)
         await gatherResults(list(self._ending), consumeErrors=True)
+
+
+def _extensions(agreement: Agreement | None) -> tuple[tuple[str, str], ...]:
+    return (("Sec-WebSocket-Extensions", agreement.response),) if agreement is not None else ()
 
 
 def split_bearer(text: str) -> tuple[str | None, str | None]:

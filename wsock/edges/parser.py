@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.compress_deflate import PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketProtocol
 
 from wsock.errors import CloseCode
@@ -43,7 +44,10 @@ class _Factory:
 
 
 class FrameParser(WebSocketServerProtocol):
-    """Feed it bytes with :meth:`feed`; it may be dropped when :attr:`is_at_rest`."""
+    """Feed it bytes with :meth:`feed`; it may be dropped when :attr:`is_at_rest`.
+
+    ``limit`` is that of a message, decompressed if ``is_compressing``, that is, if compression was agreed upon.
+    """
 
     # Set here, so that Autobahn copies (and formats for its log) no options for each instance.
     CONFIG_ATTRS = []
@@ -62,12 +66,15 @@ class FrameParser(WebSocketServerProtocol):
     websocket_version = 13
     factory = _Factory()
 
-    def __init__(self, receiver: FrameReceiver, limit: int) -> None:
+    def __init__(self, receiver: FrameReceiver, limit: int, *, is_compressing: bool = False) -> None:
         super().__init__()
         self._receiver = receiver
         self.maxFramePayloadSize = limit
         self.maxMessagePayloadSize = limit
         WebSocketProtocol._connectionMade(self)
+        if is_compressing:
+            # Without a context that is taken over; any window is within the largest, which zlib can read.
+            self._perMessageCompress: Any = PerMessageDeflate(True, True, True, 0, 0, 0)
         self.state = WebSocketProtocol.STATE_OPEN
         self.inside_message = False
         self.current_frame: Any = None

@@ -19,9 +19,10 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wsock.edges.outlet import TransportOutlet
+from wsock.edges.outlet import DeflatingOutlet, Held, TransportOutlet
 from wsock.edges.parser import FrameParser
 from wsock.errors import CloseCode, Code, Malformed, Refused
+from wsock.protocol.deflate import Deflater
 from wsock.protocol.frames import ErrorEvent, Event, Reconnect, Request
 from wsock.protocol.presence import LeaveReason
 from wsock.protocol.session import Answer, End, Session
@@ -47,7 +48,9 @@ class ConnectionLimits:
 
 
 class ConnectionOwner(Typing):
-    """Whom a connection tells of its end."""
+    """Whom a connection tells of its end, and of what waits for its client to read."""
+
+    held: Held
 
     def connection_ended(self, connection: Connection, ending: Deferred[None], why: str) -> None:
         """The connection is lost; ``ending`` fires when it has given back what it held."""
@@ -62,6 +65,7 @@ class Connection(Protocol):
     __slots__ = (
         "_busy",
         "_bytes_in_flight",
+        "_deflater",
         "_in_flight",
         "_is_blocked",
         "_is_browser_on_tls",
@@ -96,12 +100,14 @@ class Connection(Protocol):
         *,
         is_ours: bool = False,
         is_browser_on_tls: bool = False,
+        deflater: Deflater | None = None,
     ) -> None:
         self._services = services
         self._limits = limits
         self._owner = owner
         self._is_ours = is_ours
         self._is_browser_on_tls = is_browser_on_tls
+        self._deflater = deflater
         self.session = session
         self._parser: FrameParser | None = None
         self._partial: bytearray | None = None
@@ -120,13 +126,19 @@ class Connection(Protocol):
     def open(self, id: str, credential: Credential, transport: Any) -> None:
         """The handshake is done: the connection speaks on this transport from now on."""
         self.transport = transport
-        self.outlet = TransportOutlet(transport, self.session, self._limits.output_bytes, self._too_slow)
+        self.outlet = self._build_outlet(transport)
         self.peer = Peer(self._services, id, credential, self.session, self.outlet)
         self.session.renew(self.peer.expiry())
         if credential.client_id is not None:
             # What the client asks first must not overtake its return.
             self._services.presence.arrived(credential.app, self.peer.client_id, id, self.peer.return_home)
             self._track(Deferred.fromCoroutine(self.peer.return_home()), None, 0)
+
+    def _build_outlet(self, transport: Any) -> TransportOutlet:
+        limit, held = self._limits.output_bytes, self._owner.held
+        if self._deflater is None:
+            return TransportOutlet(transport, self.session, limit, self._too_slow, held)
+        return DeflatingOutlet(transport, self.session, limit, self._too_slow, held, self._deflater)
 
     # Bytes in.
 
@@ -148,8 +160,9 @@ class Connection(Protocol):
 
     def _read(self, data: bytes) -> None:
         texts, at = complete_texts(data, self._limits.frame_bytes)
+        now = self._services.clock.seconds()
         for text in texts:
-            self._received(text)
+            self._obey(self.session.receive(text, now), len(text))
         if at == len(data) or self._is_ending:
             return
         rest = data[at:]
@@ -157,7 +170,8 @@ class Connection(Protocol):
         if size is not None:
             self._partial, self._wanted = bytearray(rest), size
         else:
-            self._parser = FrameParser(self, self._limits.frame_bytes)
+            is_compressing = self._deflater is not None
+            self._parser = FrameParser(self, self._limits.frame_bytes, is_compressing=is_compressing)
             self._parse(rest)
 
     def _parse(self, data: bytes) -> None:
@@ -332,7 +346,7 @@ class Connection(Protocol):
         """Reads what the socket still holds and answers it; a :meth:`reset` follows once the answers could leave."""
         if not self._is_ending and not self._is_blocked and isinstance(self.transport, tcp.Connection):
             self.transport.doRead()
-        self._services.turn.flush()
+        self._services.turn.settle(self.outlet)
 
     def reset(self, why: str) -> None:
         """Ends the connection without a close frame, so that every SDK comes back and resumes (protocol.md I.6)."""
@@ -365,7 +379,7 @@ class Connection(Protocol):
         self._is_ending = True
         self._waiting = None
         self.session.end()
-        self._services.turn.flush()
+        self._services.turn.settle(self.outlet)
         self.outlet.write(last)
         self.outlet.close()
         self._linger = self._services.clock.callLater(_LINGER_SECONDS, self.transport.abortConnection)

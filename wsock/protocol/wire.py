@@ -15,6 +15,11 @@ _pack_large = struct.Struct("!BBQ").pack
 
 _TEXT, _CLOSE, _PONG = 0x81, 0x88, 0x8A
 
+_read = int.from_bytes
+# For payloads of so many bytes: all bits set, and a 1 for each of its four bytes that begin.
+_all_bits = [(1 << 8 * size) - 1 for size in range(512)]
+_ones = [((1 << 32 * (size // 4 + 1)) - 1) // 0xFFFFFFFF for size in range(512)]
+
 
 def text_frame(payload: bytes) -> bytes:
     """The payload as one unfragmented text frame."""
@@ -40,8 +45,12 @@ def pong_frame(payload: bytes) -> bytes:
 def unmask(payload: bytes, mask: bytes) -> bytes:
     """The payload XOR the four bytes of the mask, repeated (RFC 6455 §5.3)."""
     size = len(payload)
-    key = int.from_bytes((mask * (size // 4 + 1))[:size], "little")
-    return (int.from_bytes(payload, "little") ^ key).to_bytes(size, "little")
+    if size < len(_ones):
+        # The mask times 1, 1 << 32, 1 << 64, … is the mask repeated.
+        key = _read(mask, "little") * _ones[size] & _all_bits[size]
+    else:
+        key = _read((mask * (size // 4 + 1))[:size], "little")
+    return (_read(payload, "little") ^ key).to_bytes(size, "little")
 
 
 def complete_texts(data: bytes, limit: int) -> tuple[list[bytes], int]:
@@ -53,11 +62,11 @@ def complete_texts(data: bytes, limit: int) -> tuple[list[bytes], int]:
     at, end = 0, len(data)
     while end - at >= 6 and data[at] == _TEXT and data[at + 1] & 0x80:
         size, body = _size(data, at)
-        if size is None or size > limit or body + 4 + size > end:
-            break
         start = body + 4
-        texts.append(unmask(data[start : start + size], data[body:start]))
+        if size is None or size > limit or start + size > end:
+            break
         at = start + size
+        texts.append(unmask(data[start:at], data[body:start]))
     return texts, at
 
 

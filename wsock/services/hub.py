@@ -148,9 +148,8 @@ class Hub:
 
     def join(self, topic: Topic, outlet: Outlet) -> None:
         """Live delivery to the outlet starts behind the topic's position, exactly."""
-        self._turn.flush()
         is_first = not topic.outlets
-        topic.outlets[outlet] = None
+        self._turn.join(topic, outlet)
         if is_first:
             self._broker.occupy(topic.app, topic.channel)
 
@@ -168,8 +167,7 @@ class Hub:
         if topic.joiners is not None:
             topic.joiners.pop(outlet, None)
         if outlet in topic.outlets:
-            self._turn.flush()
-            del topic.outlets[outlet]
+            self._turn.part(topic, outlet)
             if not topic.outlets:
                 self._broker.vacate(topic.app, topic.channel)
 

@@ -61,7 +61,15 @@ class Messages:
         persist: bool = True,
         user: str | None = None,
     ) -> Deferred[Receipt]:
-        """As :meth:`submit`, of a channel whose name is checked here; fires with the receipt."""
+        """Accepts a message; fires with its receipt when it is as durable as the broker makes it.
+
+        ``data`` is anything that JSON can say, or its text as :class:`msgspec.Raw`, which must have been through
+        :func:`~wsock.protocol.codec.check_text` and is passed on byte for byte. With an ``id`` a repeated publish by
+        the same ``identity`` within the deduplication window gets the first receipt and is delivered once. The
+        ``user`` is whose rate it counts for; an app's and a channel's it counts for in any case. Raises
+        :class:`Refused` at once for what can't be published; the Deferred fails with a :class:`Refused` when that
+        turns out later, and :class:`~wsock.errors.Unavailable` when nothing was accepted.
+        """
         check_channel(channel)
         accepted: Deferred[Receipt] = Deferred()
         self.submit(
@@ -90,16 +98,7 @@ class Messages:
         persist: bool = True,
         user: str | None = None,
     ) -> None:
-        """Accepts a message; the outcome gets its receipt when it is as durable as the broker makes it.
-
-        The channel's name is a valid one. ``data`` is anything that JSON can say, or its text as
-        :class:`msgspec.Raw`, which must have been through :func:`~wsock.protocol.codec.check_text` and is passed on
-        byte for byte. With an ``id`` a repeated publish by
-        the same ``identity`` within the deduplication window gets the first receipt and is delivered once. The
-        ``user`` is whose rate it counts for; an app's and a channel's it counts for in any case. Raises
-        :class:`Refused` at once for what can't be published; the outcome is a :class:`Refused` when that turns out
-        later, and :class:`~wsock.errors.Unavailable` when nothing was accepted.
-        """
+        """As :meth:`publish`, of a channel whose name is known to be valid; tells the outcome without a Deferred."""
         if isinstance(data, Raw):
             # It may be a view of a much larger frame, which would stay in memory as long as the message.
             data = data.copy()

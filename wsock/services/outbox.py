@@ -39,7 +39,7 @@ class Outbox:
     """Fills the outbox.
 
     The endpoints of an app are remembered for ``seconds``, those of ``size`` apps: so soon does a change of them take
-    effect.
+    effect. ``stored`` counts the rows.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Outbox:
         self._directory = directory
         self._store = store
         self._now = now
+        self.stored = 0
         self._listeners: Lookups[tuple[_Listener, ...]] = Lookups(self._find_listeners, now, seconds, size)
 
     async def record(self, events: Iterable[Event], messages: Mapping[str, Sequence[Message]] | None = None) -> None:
@@ -69,6 +70,7 @@ class Outbox:
             rows += self._published(app, published, await self._wanting(app, _PUBLISHED))
         if rows:
             await self._store.add(rows)
+            self.stored += len(rows)
 
     async def _wanting(self, app: str, type: str) -> list[_Listener]:
         return [listener for listener in await self._listeners.get(app) or () if listener.wants_type(type)]

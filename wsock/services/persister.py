@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from wsock.errors import Unavailable
 from wsock.interfaces import Event, IMessageStore, IWorkQueue, Rejected, Work
+from wsock.measures import SECONDS, SIZES, Histogram
 from wsock.protocol.codec import encode
 from wsock.protocol.messages import Message
 
@@ -28,8 +29,10 @@ _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 5.0
 class Persister(Service):
     """Works off one queue.
 
-    ``record`` is given the events and the messages (by app) of each piece of work before that is done, and may be given
-    them again.
+    After work that was less than a batch it waits for ``gather_seconds``: what comes first is done at once, and under
+    load the store gets a few large pieces a second rather than hundreds of small ones. ``record`` is given the events
+    and the messages (by app) of each piece of work before that is done, and may be given them again. ``batch_sizes``
+    and ``batch_seconds`` tell how much was done at once, and how long that took.
     """
 
     _log = Logger()
@@ -40,13 +43,18 @@ class Persister(Service):
         store: IMessageStore,
         record: Callable[[list[Event], dict[str, list[Message]]], Awaitable[None]],
         clock: IReactorTime,
+        *,
+        gather_seconds: float = 0.0,
     ) -> None:
+        self._gather_seconds = gather_seconds
         self._queue = queue
         self._store = store
         self._record = record
         self._clock = clock
         self._working: Deferred[None] | None = None
         self._delay = _FIRST_DELAY_SECONDS
+        self.batch_sizes = Histogram(SIZES)
+        self.batch_seconds = Histogram(SECONDS)
 
     def startService(self) -> None:
         """Begins to work."""
@@ -64,8 +72,11 @@ class Persister(Service):
     async def _work_on(self) -> None:
         while self.running:
             try:
-                await self._do(await self._queue.take(_BATCH))
+                work = await self._queue.take(_BATCH)
+                await self._do(work)
                 self._delay = _FIRST_DELAY_SECONDS
+                if self._gather_seconds and 0 < len(work.ids) < _BATCH:
+                    await deferLater(self._clock, self._gather_seconds)
                 continue
             except CancelledError:
                 return
@@ -81,6 +92,7 @@ class Persister(Service):
             self._delay = min(self._delay * 2, _LAST_DELAY_SECONDS)
 
     async def _do(self, work: Work) -> None:
+        began = self._clock.seconds()
         while True:
             try:
                 await self._store_messages(work)
@@ -91,6 +103,9 @@ class Persister(Service):
                 await deferLater(self._clock, self._delay)
                 self._delay = min(self._delay * 2, _LAST_DELAY_SECONDS)
         await self._queue.done(work)
+        if work.ids:
+            self.batch_sizes.observe(len(work.ids))
+            self.batch_seconds.observe(max(0.0, self._clock.seconds() - began))
 
     async def _store_messages(self, work: Work) -> None:
         for app, messages in work.messages.items():

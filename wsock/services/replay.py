@@ -183,7 +183,7 @@ class Replay:
     async def _pace(self) -> None:
         """Writes what was sent, and waits until the client has room for more."""
         self._unpaced = 0
-        self._turn.flush()
+        self._turn.settle(self._outlet)
         await deferLater(self._clock, 0)
         drained = self._outlet.drained()
         if drained is not None:

@@ -17,6 +17,7 @@ when the call returns; only :meth:`InMemoryServer.advance` moves the clock.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
@@ -72,6 +73,8 @@ class InMemoryServer:
             reactor=self.clock,
             now=self.now,
             random=lambda size: next(number).to_bytes(size, "big"),
+            monotonic=lambda: 0.0,  # here, nothing takes time
+            cpu=lambda: 0.0,
         )
         self.server.startService()
         self.settle()
@@ -164,7 +167,8 @@ class InMemoryClient:
     """A client of an :class:`InMemoryServer`: what it says arrives at once, what it hears is kept until taken.
 
     ``status`` is the HTTP status of the handshake's answer (101: it is connected), ``headers`` and ``body`` belong to
-    it. ``texts`` are the JSON texts heard since the last :meth:`take`, ``pongs`` the payloads of WebSocket pongs.
+    it. ``texts`` are the JSON texts heard since the last :meth:`take`, ``pongs`` the payloads of WebSocket pongs. It
+    understands compression (``permessage-deflate``), if the headers of its handshake offer it and the server agrees.
     """
 
     def __init__(self, clock: Clock, address: str) -> None:
@@ -270,6 +274,8 @@ class InMemoryClient:
             0x80 | _PONG: self.pongs.append,
             0x80 | _CLOSE: self._hear_close,
         }
+        if "sec-websocket-extensions" in self.headers:
+            hearing[0xC0 | _TEXT] = lambda data: self.texts.append(zlib.decompressobj(-15).decompress(data))
         if self.close_code is not None:
             raise ValueError("the server sent a frame after its close frame")
         if first not in hearing:

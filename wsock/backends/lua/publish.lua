@@ -23,7 +23,8 @@ local persisted_below = has_queue and first_queued() or math.huge
 local clocks, channels, answers, count = {}, {}, {}, 0
 -- Expiries are set anew when a message comes in another span of time than the one before it, and are longer by one.
 local head_span, idle_span = math.floor(head_ms / 64), math.max(1, math.floor(idle_ms / 64))
-local dedup_text = text_of(dedup_ms)
+-- As a time: Redis makes one out of a duration, for its replicas, and that costs as much again.
+local dedup_until = text_of(now + dedup_ms)
 
 -- Never goes back in an app, and is unique while fewer than 1000 messages come in a second.
 local function stamp(app)
@@ -78,17 +79,18 @@ local function with_past(epoch, sequence, past)
 end
 
 -- The channel as it is before the batch. A new epoch, where one is due, begins with the first message accepted.
-local function load(app, channel, topic)
-  local c = {app = app, channel = channel, topic = topic, head = head_key(app, channel), log = log_key(app, channel)}
+local function load(app, channel, name)
+  local c = {app = app, channel = channel, head = prefix .. 'head' .. name, log = prefix .. 'log' .. name}
   c.length = call('XLEN', c.log)
-  c.epoch, c.generation, c.sequence, c.last, c.unpersisted, c.past =
-    unpack(call('HMGET', c.head, 'e', 'g', 's', 't', 'u', 'p'))
+  c.epoch, c.generation, c.sequence, c.last, c.unpersisted_text = unpack(call('HMGET', c.head, 'e', 'g', 's', 't', 'u'))
   if not c.epoch then
     c.generation = gen
-    c.epoch, c.sequence, c.last, c.unpersisted = new_head(gen, app, channel)
+    c.epoch, c.sequence, c.last, c.unpersisted_text = new_head(gen, app, channel)
   end
-  c.sequence, c.last, c.unpersisted = tonumber(c.sequence), tonumber(c.last or 0), tonumber(c.unpersisted or 0)
-  c.saved, c.saved_at, c.was_empty, c.unpersisted_text = c.sequence, c.last, c.length == 0, text_of(c.unpersisted)
+  c.sequence, c.last = tonumber(c.sequence), tonumber(c.last or 0)
+  c.unpersisted_text = c.unpersisted_text or '0'
+  c.unpersisted = tonumber(c.unpersisted_text)
+  c.saved, c.saved_at, c.was_empty = c.sequence, c.last, c.length == 0
   return c
 end
 
@@ -125,33 +127,35 @@ local function accept(c, seen, is_persistent, body)
   local epoch = is_new_epoch and new_epoch(gen) or c.epoch
   local sequence, timestamp = c.sequence + 1, stamp(c.app)
   local number, at = text_of(sequence), text_of(timestamp)
+  local place = number .. '-' .. at
   if seen then
-    local first = call('SET', seen, epoch .. ':' .. number .. ':' .. at, 'NX', 'GET', 'PX', dedup_text)
+    local first = call('SET', seen, epoch .. ':' .. place, 'NX', 'GET', 'PXAT', dedup_until)
     if first then
-      local before, first_sequence, when = string.match(first, '^([^:]+):(%d+):(%d+)$')
+      local before, first_sequence, when = string.match(first, '^([^:]+):(%d+)-(%d+)$')
       return 1, tonumber(first_sequence), tonumber(when), before
     end
     c.seen = seen
   end
-  local unpersisted, place = c.unpersisted, c.unpersisted_text
+  local unpersisted, turn = c.unpersisted, c.unpersisted_text
   if is_queued then
     unpersisted = call('HINCRBY', meta_key, 'queued', 1)
-    place = text_of(unpersisted)
+    turn = text_of(unpersisted)
   end
-  call('XADD', c.log, number .. '-' .. at, 'b', body, 'e', epoch, is_persistent and 'q' or 'u', place)
+  call('XADD', c.log, place, 'b', body, 'e', epoch, is_persistent and 'q' or 'u', turn)
   c.seen = nil
   if is_queued then
-    call('XADD', queue_key, place .. '-0', 'k', 'm', 'a', c.app, 'c', c.channel, 's', number)
+    call('XADD', queue_key, turn .. '-0', 'k', 'm', 'a', c.app, 'c', c.channel, 's', number)
     queued = queued + 1
     persisted_below = math.min(persisted_below, unpersisted)
   end
   local before = ''
   if is_new_epoch then
     before = c.epoch .. '/' .. c.sequence
-    c.past, c.begins, c.epoch, c.generation = with_past(c.epoch, c.sequence, c.past), true, epoch, gen
+    c.past = with_past(c.epoch, c.sequence, call('HGET', c.head, 'p'))
+    c.begins, c.epoch, c.generation = true, epoch, gen
   end
   c.sequence, c.last, c.unpersisted, c.length = sequence, timestamp, unpersisted, c.length + 1
-  c.sequence_text, c.last_text, c.unpersisted_text = number, at, place
+  c.sequence_text, c.last_text, c.unpersisted_text = number, at, turn
   return 0, sequence, timestamp, epoch, '[' .. at .. ',' .. body .. ']', before
 end
 
@@ -162,12 +166,12 @@ end
 
 for _, run in ipairs(cmsgpack.unpack(ARGV[3])) do
   local app, channel, items = unpack(run)
-  local topic = topic_key(app, channel)
-  local c = channels[topic]
+  local name, ids = channel_name(app, channel), id_key(app, '')
+  local c = channels[name]
   if not c then
-    local is_loaded, loaded = pcall(load, app, channel, topic)
+    local is_loaded, loaded = pcall(load, app, channel, name)
     c = is_loaded and loaded or {failure = loaded}
-    channels[topic] = c
+    channels[name] = c
   end
   local entries, first, before = {}, nil, nil
   for i = 1, #items, 3 do
@@ -176,7 +180,7 @@ for _, run in ipairs(cmsgpack.unpack(ARGV[3])) do
       is_done, kind = false, c.failure
     else
       is_done, kind, sequence, timestamp, text, entry, previous =
-        pcall(accept, c, items[i] ~= '' and id_key(app, items[i]) or nil, items[i + 1], items[i + 2])
+        pcall(accept, c, items[i] ~= '' and ids .. items[i] or nil, items[i + 1], items[i + 2])
     end
     if not is_done then
       answer(3, 0, 0, (string.gsub(type(kind) == 'table' and kind.err or tostring(kind), '[^ -~]', '?')))
@@ -194,7 +198,7 @@ for _, run in ipairs(cmsgpack.unpack(ARGV[3])) do
     end
   end
   if first then
-    call('PUBLISH', topic, 'm ["' .. c.epoch .. '",' .. text_of(first) .. ',"' .. before .. '",[' ..
+    call('PUBLISH', prefix .. 'topic' .. name, 'm ["' .. c.epoch .. '",' .. text_of(first) .. ',"' .. before .. '",[' ..
       table.concat(entries, ',') .. ']]')
   end
 end

@@ -14,7 +14,8 @@ local meta_key = prefix .. 'meta'
 local queue_key = prefix .. 'queue'
 
 -- Names may have any characters: the length tells where the first one ends.
-local function channel_key(kind, app, channel) return prefix .. kind .. ':' .. #app .. ':' .. app .. ':' .. channel end
+local function channel_name(app, channel) return ':' .. #app .. ':' .. app .. ':' .. channel end
+local function channel_key(kind, app, channel) return prefix .. kind .. channel_name(app, channel) end
 local function head_key(app, channel) return channel_key('head', app, channel) end
 local function log_key(app, channel) return channel_key('log', app, channel) end
 local function topic_key(app, channel) return channel_key('topic', app, channel) end

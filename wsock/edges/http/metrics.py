@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Literal
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from wsock.edges.gate import WebSocketGate
+from wsock.measures import SECONDS, SIZES, Batching, Histogram, merged
 from wsock.services.backlog import Backlog
 from wsock.services.hub import Hub
 from wsock.services.limits import Tally
 from wsock.services.messages import Messages
+from wsock.services.outbox import Outbox
+from wsock.services.persister import Persister
+from wsock.services.probe import ReactorProbe
 from wsock.services.turn import Turn
 
 __all__ = ["Measure", "MeasureCollector", "build_registry", "node_measures"]
@@ -29,8 +35,8 @@ class Measure:
 
     name: str
     text: str
-    kind: Literal["counter", "gauge"]
-    read: Callable[[], float | Mapping[str, float]]
+    kind: Literal["counter", "gauge", "histogram"]
+    read: Callable[[], float | Mapping[str, float] | Histogram]
     label: str | None = None
 
 
@@ -52,26 +58,49 @@ class MeasureCollector(Collector):
         """The values of this moment."""
         for measure in self._measures:
             family = _family(measure)
-            value = measure.read()
-            if isinstance(value, Mapping):
-                for label, number in _bounded(value).items():
-                    family.add_metric([label], number)
-            else:
-                family.add_metric([], value)
+            match measure.read(), family:
+                case Histogram() as histogram, HistogramMetricFamily():
+                    family.add_metric([], _buckets(histogram), histogram.total)
+                case Mapping() as values, CounterMetricFamily() | GaugeMetricFamily():
+                    for label, number in _bounded(values).items():
+                        family.add_metric([label], number)
+                case float() | int() as number, CounterMetricFamily() | GaugeMetricFamily():
+                    family.add_metric([], number)
             yield family
 
 
 def build_registry(measures: list[Measure]) -> CollectorRegistry:
-    """A registry of its own that reads these measures."""
+    """A registry of its own that reads these measures, and what Linux knows of the process: memory, CPU time, files."""
     registry = CollectorRegistry(auto_describe=True)
     registry.register(MeasureCollector(measures))
+    ProcessCollector(registry=registry)
     return registry
 
 
 def node_measures(
-    gate: WebSocketGate, hub: Hub, turn: Turn, messages: Messages, backlog: Backlog, tally: Tally
+    *,
+    gate: WebSocketGate,
+    hub: Hub,
+    turn: Turn,
+    messages: Messages,
+    batching: Sequence[Batching],
+    persisters: Sequence[Persister],
+    backlog: Backlog,
+    outbox: Outbox,
+    probe: ReactorProbe,
+    tally: Tally,
 ) -> list[Measure]:
     """All metrics of a node."""
+    return [
+        *_connection_measures(gate, tally),
+        *_delivery_measures(hub, turn),
+        *_publish_measures(messages, batching),
+        *_storing_measures(persisters, backlog, outbox),
+        *_reactor_measures(probe),
+    ]
+
+
+def _connection_measures(gate: WebSocketGate, tally: Tally) -> list[Measure]:
     return [
         Measure(name="wsock_connections", text="WebSocket connections now.", kind="gauge", read=lambda: len(gate)),
         Measure(
@@ -82,29 +111,24 @@ def node_measures(
         ),
         Measure(
             name="wsock_connections_closed",
-            text="WebSocket connections that ended, by reason.",
+            text="WebSocket connections that ended, by reason; `slow consumer` are those reset because they read too"
+            " slowly.",
             kind="counter",
-            read=lambda: gate.closed,
+            # There from the start: an increase from nothing is none to Prometheus.
+            read=lambda: {"slow consumer": 0, **gate.closed},
             label="reason",
         ),
-        Measure(name="wsock_topics", text="Channels in use on this node.", kind="gauge", read=lambda: len(hub)),
         Measure(
-            name="wsock_queue_length",
-            text="Messages and events of the cluster that wait to be persisted or told.",
+            name="wsock_connections_paused",
+            text="WebSocket connections that take no more at the moment, since their clients have not read yet.",
             kind="gauge",
-            read=lambda: backlog.length,
+            read=lambda: gate.held.connections,
         ),
         Measure(
-            name="wsock_messages_published",
-            text="Messages handed to the broker.",
-            kind="counter",
-            read=lambda: messages.published,
-        ),
-        Measure(
-            name="wsock_messages_delivered",
-            text="Messages and presence changes written to subscribers.",
-            kind="counter",
-            read=lambda: turn.delivered,
+            name="wsock_output_waiting_bytes",
+            text="Bytes that wait until these clients read; each may let `limits.output_bytes` wait.",
+            kind="gauge",
+            read=lambda: gate.held.bytes,
         ),
         Measure(
             name="wsock_requests_refused",
@@ -130,11 +154,138 @@ def node_measures(
     ]
 
 
-def _family(measure: Measure) -> CounterMetricFamily | GaugeMetricFamily:
+def _delivery_measures(hub: Hub, turn: Turn) -> list[Measure]:
+    return [
+        Measure(name="wsock_topics", text="Channels in use on this node.", kind="gauge", read=lambda: len(hub)),
+        Measure(
+            name="wsock_messages_delivered",
+            text="Messages and presence changes written to subscribers.",
+            kind="counter",
+            read=lambda: turn.delivered,
+        ),
+        Measure(
+            name="wsock_flush_frames",
+            text="Frames of channels that were written together, at the end of a turn of the reactor.",
+            kind="histogram",
+            read=lambda: turn.frames,
+        ),
+        Measure(
+            name="wsock_flush_writes",
+            text="Connections to which they were written.",
+            kind="histogram",
+            read=lambda: turn.writes,
+        ),
+    ]
+
+
+def _publish_measures(messages: Messages, batching: Sequence[Batching]) -> list[Measure]:
+    return [
+        Measure(
+            name="wsock_messages_published",
+            text="Messages handed to the broker.",
+            kind="counter",
+            read=lambda: messages.published,
+        ),
+        Measure(
+            name="wsock_publishes_waiting",
+            text="Publishes that wait for the next batch.",
+            kind="gauge",
+            read=lambda: sum(one.queued for one in batching),
+        ),
+        Measure(
+            name="wsock_publishes_waiting_bytes",
+            text="The memory that they take; at `limits.publish_backlog_bytes` publishes are refused.",
+            kind="gauge",
+            read=lambda: sum(one.queued_bytes for one in batching),
+        ),
+        Measure(
+            name="wsock_publish_batch_size",
+            text="Publishes in a batch: one call of Redis, or one commit.",
+            kind="histogram",
+            read=lambda: merged(SIZES, (one.batch_sizes for one in batching)),
+        ),
+        Measure(
+            name="wsock_publish_batch_seconds",
+            text="How long a batch was under way, until it was accepted or failed.",
+            kind="histogram",
+            read=lambda: merged(SECONDS, (one.batch_seconds for one in batching)),
+        ),
+    ]
+
+
+def _storing_measures(persisters: Sequence[Persister], backlog: Backlog, outbox: Outbox) -> list[Measure]:
+    return [
+        Measure(
+            name="wsock_queue_length",
+            text="Messages and events of the cluster that wait to be persisted or told.",
+            kind="gauge",
+            read=lambda: backlog.length,
+        ),
+        Measure(
+            name="wsock_persist_batch_size",
+            text="Messages and events of the cluster that this node persisted at once.",
+            kind="histogram",
+            read=lambda: merged(SIZES, (one.batch_sizes for one in persisters)),
+        ),
+        Measure(
+            name="wsock_persist_batch_seconds",
+            text="How long that took, waiting for a database that was away included.",
+            kind="histogram",
+            read=lambda: merged(SECONDS, (one.batch_seconds for one in persisters)),
+        ),
+        Measure(
+            name="wsock_outbox_rows",
+            text="Events stored for webhooks, once for each endpoint that is to be told.",
+            kind="counter",
+            read=lambda: outbox.stored,
+        ),
+    ]
+
+
+def _reactor_measures(probe: ReactorProbe) -> list[Measure]:
+    return [
+        Measure(
+            name="wsock_reactor_lag_seconds",
+            text="How late a timer fired, ten samples a second: how long everything waits for its turn.",
+            kind="histogram",
+            read=lambda: probe.lag,
+        ),
+        Measure(
+            name="wsock_reactor_turn_seconds",
+            text="How long one turn of the reactor took without its idle time, ten samples a second.",
+            kind="histogram",
+            read=lambda: probe.turns,
+        ),
+        Measure(
+            name="wsock_reactor_longest_seconds",
+            text="The largest of both in the last minute.",
+            kind="gauge",
+            read=lambda: probe.longest,
+        ),
+        Measure(
+            name="wsock_reactor_cpu_seconds",
+            text="CPU time that the reactor's thread has used; at 1 a second a node has no more to give.",
+            kind="counter",
+            read=lambda: probe.cpu_seconds,
+        ),
+    ]
+
+
+def _family(measure: Measure) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
     labels = [measure.label] if measure.label is not None else None
-    if measure.kind == "counter":
-        return CounterMetricFamily(measure.name, measure.text, labels=labels)
-    return GaugeMetricFamily(measure.name, measure.text, labels=labels)
+    match measure.kind:
+        case "counter":
+            return CounterMetricFamily(measure.name, measure.text, labels=labels)
+        case "gauge":
+            return GaugeMetricFamily(measure.name, measure.text, labels=labels)
+        case "histogram":
+            return HistogramMetricFamily(measure.name, measure.text, labels=labels)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, int]]:
+    """As Prometheus wants them: each with how many values are at most its bound."""
+    bounds = map(floatToGoString, chain(histogram.bounds, [float("inf")]))
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))
 
 
 def _bounded(values: Mapping[str, float]) -> dict[str, float]:

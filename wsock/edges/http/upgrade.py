@@ -20,7 +20,7 @@ from twisted.web.server import Request
 from wsock.edges.doorway import Gate, take_over
 from wsock.edges.http.answers import internal_error, refused_answer, send
 from wsock.errors import Malformed, Refused
-from wsock.protocol.handshake import Handshake, Head, HeadError, accept_response, upgrade
+from wsock.protocol.handshake import Handshake, Head, HeadError, upgrade
 
 __all__ = ["Upgrades", "asks_for_websocket"]
 
@@ -61,7 +61,6 @@ class Upgrades:
             _refuse(request, e)
             return
         transport, rest = _detach(request)
-        transport.write(accept_response(handshake))
         connection = opens(transport)
         take_over(_owner(transport), connection)
         if rest:

@@ -1,0 +1,1 @@
+"""Programs that measure the server, for longer than a test may."""
