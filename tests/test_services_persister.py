@@ -130,7 +130,7 @@ class PersisterTests(SynchronousTestCase):
         self.queue.add(_work(*range(2, 502)))
         self.clock.advance(0.09)
         self.assertEqual(self.queue.taken, 1)
-        self.clock.advance(0.01)
+        self.clock.advance(0.02)
         self.assertEqual((len(self.stored()), self.queue.taken), (501, 3))
         self.stop()
 

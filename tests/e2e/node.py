@@ -66,12 +66,12 @@ class Program:
         """What stands on standard error."""
         return self._texts["errors"]
 
-    def says(self, pattern: str, seconds: float = _PATIENCE_SECONDS) -> re.Match[str]:
-        """The first place in the output that the pattern matches, as soon as there is one."""
+    def says(self, pattern: str, seconds: float = _PATIENCE_SECONDS, *, where: str = "output") -> re.Match[str]:
+        """The first place in the ``output``, or the ``errors``, that the pattern matches, as soon as there is one."""
         compiled = re.compile(pattern, re.MULTILINE)
         with self._changed:
-            self._changed.wait_for(lambda: compiled.search(self.output) or self._has_ended(), seconds)
-        match = compiled.search(self.output)
+            self._changed.wait_for(lambda: compiled.search(self._texts[where]) or self._has_ended(), seconds)
+        match = compiled.search(self._texts[where])
         assert match is not None, f"no {pattern!r} in:\n{self.output}\n{self.errors}"
         return match
 

@@ -31,6 +31,7 @@ class StartTests(ProgramTestCase):
         node = self.node("--log-format", "text", is_dev=False).start()
         assert node.program is not None
         first = node.program
+        first.says(r"^API key: .*\n", where="errors")
         printed = re.findall(r"^API key: (\S+)$", first.errors, re.MULTILINE)
         self.assertEqual(printed, [node.key])
         file = node.directory / "data" / "credentials.txt"
