@@ -29,11 +29,12 @@ from wsock.protocol.session import SessionLimits
 from wsock.services.auth import Auth, hash_api_key
 from wsock.services.backlog import Backlog
 from wsock.services.hub import Hub
-from wsock.services.limits import Limits
+from wsock.services.limits import Limits, Tally
 from wsock.services.messages import Messages
 from wsock.services.outbox import Outbox
 from wsock.services.presence import Presence
 from wsock.services.probe import ReactorProbe
+from wsock.services.rates import RateLimiter
 from wsock.services.turn import Turn
 from wsock.verbs.peer import Services
 
@@ -127,7 +128,9 @@ class World:
         presence_store.listen(self.hub)
         self.presence = Presence(presence_store, self.clock, self.now)
         self.auth = Auth(self.directory, self.now)
-        self.messages = Messages(self.broker, self.store, lambda: f"made-{next(ids)}", max_bytes=65536)
+        rates = edge.pop("rates", None)
+        limiter = RateLimiter(MemoryCounters(), self.now, lambda app: rates)
+        self.messages = Messages(self.broker, self.store, lambda: f"made-{next(ids)}", max_bytes=65536, limiter=limiter)
         self.outbox = Outbox(self.directory, MemoryOutbox(), self.now)
         self.probe = ReactorProbe(self.clock, self.clock.seconds, self.clock.seconds)
         self.batching: list[Batching] = []
@@ -191,6 +194,7 @@ class World:
                 backlog=Backlog([], 0, self.clock),
                 outbox=self.outbox,
                 probe=self.probe,
+                tally=Tally(),
             )
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -28,15 +29,18 @@ from zope.interface import provider
 
 from tests.base import SynchronousTestCase, TestCase
 from tests.servers import free_port, fresh_mongo_url, fresh_name, mongo_server, private_mongo
-from wsock.backends.mongo import MongoDatabase, MongoDirectory, MongoMessages, MongoOutbox
+from wsock.backends.mongo import MongoAudit, MongoDatabase, MongoDirectory, MongoMessages, MongoOutbox
 from wsock.backends.mongo_schema import ACCOUNTS, APPS, CREATIONS, KEYS, MESSAGES, Index
 from wsock.backends.mongo_url import Address, read_url
-from wsock.errors import ConfigError, Unavailable
+from wsock.errors import ConfigError, Conflict, Unavailable
 from wsock.interfaces import Account, App, Key, Rejected
 from wsock.protocol.messages import HistoryQuery, Message
+from wsock.records import Membership, Role, Team
+from wsock.testing.contracts.audit import AuditContract
 from wsock.testing.contracts.directory import DirectoryContract
 from wsock.testing.contracts.message_store import MessageStoreContract, make_message
 from wsock.testing.contracts.outbox import OutboxContract
+from wsock.testing.contracts.records import RecordsContract
 
 APP = App(id="shop", name="Shop", created_at=1)
 KEY = Key(id="key-1", app="shop", name="Server", created_at=1, api_key_hash="ab" * 32)
@@ -106,6 +110,20 @@ class MongoDirectoryTests(DirectoryContract, MongoTestCase):
 
     async def make_directory(self) -> MongoDirectory:
         return MongoDirectory(await self.open())
+
+
+class MongoRecordsTests(RecordsContract, MongoTestCase):
+    """MongoDB is an IRecords."""
+
+    async def make_records(self) -> MongoDirectory:
+        return MongoDirectory(await self.open())
+
+
+class MongoAuditTests(AuditContract, MongoTestCase):
+    """MongoDB is an IAuditLog."""
+
+    async def make_audit(self) -> MongoAudit:
+        return MongoAudit(await self.open())
 
 
 class MongoOutboxTests(OutboxContract, MongoTestCase):
@@ -294,7 +312,7 @@ class CreateTests(MongoTestCase):
         self.assertFalse(await self.directory.is_empty())
         self.assertEqual([app.id for app in await self.directory.apps()], ["old"])
         self.assertEqual(await self.directory.key("key-1"), Key(id="key-1", app="old", name="Old", created_at=1))
-        with self.assertRaises(ValueError):
+        with self.assertRaises(Conflict):
             await self.directory.create(APP, [], OWNER)
 
     async def test_creation_that_was_aborted_does_not_commit(self) -> None:
@@ -331,7 +349,7 @@ class CreateTests(MongoTestCase):
         account = Account(id=f"account-{number}", email="owner@localhost", password_hash="x", created_at=1)
         try:
             await directory.create(app, [_key_of(app.id)], account)
-        except ValueError:
+        except Conflict:
             return "taken"
         return "created"
 
@@ -353,6 +371,62 @@ class CreateTests(MongoTestCase):
             ):
                 if database[name].find_one({"_id": document["_id"]}) is None:
                     database[name].insert_one({**document, "creation": mark})
+
+
+class RemovalTests(MongoTestCase):
+    """What belongs to something that is removed at the same moment."""
+
+    async def test_nothing_is_left_without_its_owner(self) -> None:
+        """Whatever is added while its app is removed is refused, or goes with it."""
+        directory = MongoDirectory(await self.open())
+        for round in range(5):
+            app = App(id=f"app-{round}", name="A", created_at=1)
+            await directory.add([app])
+
+            adding = [Deferred.fromCoroutine(self.add(directory, app.id, n)) for n in range(4)]
+            removing = Deferred.fromCoroutine(directory.remove(App, app.id))
+            adding += [Deferred.fromCoroutine(self.add(directory, app.id, n)) for n in range(4, 8)]
+            await gatherResults(adding, consumeErrors=True)
+            await removing
+
+            self.assertEqual((await directory.page(Key, {"app": app.id}, None, 100)).items, [])
+
+    async def add(self, directory: MongoDirectory, app: str, number: int) -> None:
+        """Adds a key if there is an app for it."""
+        with contextlib.suppress(Conflict):
+            await directory.add([Key(id=f"{app}-{number}", app=app, name="K", created_at=1)])
+
+
+class MigrationTests(MongoTestCase):
+    """Documents of an older wsock."""
+
+    async def test_first_release(self) -> None:
+        """Its apps get a team whose members are its accounts; whoever owned the server runs it still."""
+        url = fresh_mongo_url(self)
+        with _client(url) as client:
+            database = client.get_default_database()
+            database[APPS].insert_one({"_id": "shop", "name": "Shop", "created_at": 5})
+            database[KEYS].insert_one({"_id": "k", "app": "shop", "name": "K", "created_at": 5, "permissions": []})
+            for id, role in (("a", "owner"), ("b", "admin")):
+                account = {"email": id, "folded_email": id, "password_hash": "x", "created_at": 5, "role": role}
+                database[ACCOUNTS].insert_one({"_id": id, **account})
+
+        for _ in range(2):
+            directory = MongoDirectory(await self.open(url))
+
+            self.assertEqual(await directory.apps(), [App(id="shop", name="Shop", created_at=5, team="team_first")])
+            self.assertEqual(
+                (await directory.page(Team, {}, None, 9)).items,
+                [Team(id="team_first", name="First team", created_at=5)],
+            )
+            members = (await directory.page(Membership, {"team": "team_first"}, None, 9)).items
+            self.assertEqual([(m.account, m.role) for m in members], [("a", Role.OWNER), ("b", Role.ADMIN)])
+            accounts = (await directory.page(Account, {}, None, 9)).items
+            self.assertEqual([(account.id, account.is_operator) for account in accounts], [("a", True), ("b", False)])
+            key = await directory.key("k")
+            self.assertEqual(key and key.version, 1)
+        assert key is not None
+        self.assertEqual((await directory.replace(key)).version, 2)
 
 
 class OutageTests(MongoTestCase):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from uuid import uuid4
 
 from twisted.internet import reactor  # noqa: TID251  # trial's own: the servers are real
+from twisted.internet.defer import Deferred
 
 from tests.base import TestCase
-from tests.servers import private_redis, redis_server
+from tests.servers import RedisServer, private_redis, redis_server
 from wsock.backends.redis import Durability, RedisBroker
 from wsock.backends.redis_counters import RedisCounters
 from wsock.errors import Unavailable
@@ -23,14 +24,21 @@ async def make_counters(case: TestCase, *urls: str) -> RedisCounters:
     return counters
 
 
+def commands(server: RedisServer) -> int:
+    """How many scripts the server ran."""
+    text = server.call(b"INFO commandstats").decode()
+    return next(int(line.split("calls=")[1].split(",")[0]) for line in text.splitlines() if "cmdstat_evalsha:" in line)
+
+
 class RedisCountersContractTests(CountersContract, TestCase):
     """Counters in Redis keep the contract."""
 
     async def make_counters(self) -> RedisCounters:
         """Counters over an empty server."""
         server = redis_server()
-        for key in server.call(b"KEYS wsock:count:*").split(b"\r\n")[2::2]:
-            server.call(b"DEL " + key)
+        for kind in (b"count", b"lease"):
+            for key in server.call(b"KEYS wsock:%s:*" % kind).split(b"\r\n")[2::2]:
+                server.call(b"DEL " + key)
         return await make_counters(self, server.url)
 
 
@@ -94,3 +102,32 @@ class RedisCountersTests(TestCase):
 
         with self.assertRaises(Unavailable):
             await counters.hit("key", 10, 10, START)
+        asked = [Deferred.fromCoroutine(counters.lease("app", f"key-{n}", 10, 10, 1, START)) for n in range(600)]
+        for lease in asked:
+            with self.assertRaises(Unavailable):
+                await lease
+
+    async def test_leases_are_asked_for_together(self) -> None:
+        """While one answer is under way, what is asked for meanwhile is one command."""
+        server = private_redis(self)
+        counters = await make_counters(self, server.url)
+        await counters.lease("app", "first", 10, 10, 1, START)
+        before = commands(server)
+        asked = [Deferred.fromCoroutine(counters.lease("app", f"key-{n}", 10, 10, 1, START)) for n in range(201)]
+
+        for lease in asked:
+            self.assertEqual((await lease).granted, 1)
+        self.assertEqual(commands(server) - before, 2)
+
+    async def test_leases_of_an_app_are_on_one_server(self) -> None:
+        """The keys of an app are on its home shard, those of many apps on all servers."""
+        servers = [private_redis(self), private_redis(self)]
+        counters = await make_counters(self, *[server.url for server in servers])
+        for n in range(20):
+            await counters.lease("app", f"key-{n}", 10, 10, 1, START)
+        sizes = [int(server.call(b"DBSIZE").strip(b":\r\n")) for server in servers]
+        self.assertEqual(sorted(sizes), [0, 20])
+
+        for n in range(40):
+            await counters.lease(f"app-{n}", "key", 10, 10, 1, START)
+        self.assertGreater(min(int(server.call(b"DBSIZE").strip(b":\r\n")) for server in servers), 5)

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 from typing import cast
@@ -19,14 +20,17 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from zope.interface import provider
 
 from tests.base import TestCase
-from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages, SqliteOutbox
+from wsock.backends.sqlite import SqliteAudit, SqliteDatabase, SqliteDirectory, SqliteMessages, SqliteOutbox
 from wsock.backends.sqlite_file import load_migrations
 from wsock.errors import ConfigError, Unavailable
 from wsock.protocol.messages import HistoryQuery
+from wsock.records import Account, App, Key, Membership, Role, Team
+from wsock.testing.contracts.audit import AuditContract
 from wsock.testing.contracts.directory import DirectoryContract
 from wsock.testing.contracts.journal import JournalContract, JournalHistoryContract, records
 from wsock.testing.contracts.message_store import MessageStoreContract, make_message
 from wsock.testing.contracts.outbox import OutboxContract
+from wsock.testing.contracts.records import RecordsContract
 
 WRITER = """
 import sys
@@ -66,6 +70,13 @@ try:
     print("opened")
 except ConfigError as e:
     print(e)
+"""
+
+
+_FIRST_RELEASE = """
+INSERT INTO app VALUES ('shop', 'Shop', 5, 1, '["https://a"]');
+INSERT INTO key VALUES ('k', 'shop', 'Key', 6, '', '', 's', NULL, NULL, '{"*": ["*"]}', NULL, NULL, 0);
+INSERT INTO account VALUES ('a', 'A@x', 'a@x', '$', 7, 'owner'), ('b', 'b@x', 'b@x', '$', 8, 'admin');
 """
 
 
@@ -119,6 +130,20 @@ class SqliteDirectoryTests(DirectoryContract, SqliteTestCase):
 
     async def make_directory(self) -> SqliteDirectory:
         return SqliteDirectory(self.open())
+
+
+class SqliteRecordsTests(RecordsContract, SqliteTestCase):
+    """SQLite is an IRecords."""
+
+    async def make_records(self) -> SqliteDirectory:
+        return SqliteDirectory(self.open())
+
+
+class SqliteAuditTests(AuditContract, SqliteTestCase):
+    """SQLite is an IAuditLog."""
+
+    async def make_audit(self) -> SqliteAudit:
+        return SqliteAudit(self.open())
 
 
 class SqliteOutboxTests(OutboxContract, SqliteTestCase):
@@ -300,6 +325,30 @@ class OpeningTests(SqliteTestCase):
         self.assertEqual(_inspect(copy, "PRAGMA user_version"), version)
         self.assertEqual(_inspect(copy, "SELECT count(*) FROM message"), 1)
         self.assertEqual(stat.S_IMODE(copy.stat().st_mode), 0o600)
+
+    async def test_control_plane_of_the_first_release(self) -> None:
+        """Its apps get a team whose members are its accounts; whoever owned the server runs it still."""
+        path = self.path()
+        await self.open(path, load_migrations()[:2]).stop()
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.executescript(_FIRST_RELEASE)
+
+        directory = SqliteDirectory(self.open(path))
+
+        self.assertEqual(
+            await directory.apps(),
+            [App(id="shop", name="Shop", created_at=5, allowed_origins=("https://a",), team="team_first")],
+        )
+        self.assertEqual(
+            (await directory.page(Team, {}, None, 9)).items, [Team(id="team_first", name="First team", created_at=5)]
+        )
+        members = (await directory.page(Membership, {"team": "team_first"}, None, 9)).items
+        self.assertEqual([(m.account, m.role) for m in members], [("a", Role.OWNER), ("b", Role.ADMIN)])
+        accounts = (await directory.page(Account, {}, None, 9)).items
+        self.assertEqual([(account.id, account.is_operator) for account in accounts], [("a", True), ("b", False)])
+        key = await directory.key("k")
+        self.assertEqual(key, Key(id="k", app="shop", name="Key", created_at=6, secret="s"))
+        self.assertTrue(await directory.remove(Team, "team_first"))
 
     async def test_failed_migration_changes_nothing(self) -> None:
         """A migration is applied as a whole or not at all, and the database can be opened as before."""

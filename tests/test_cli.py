@@ -69,6 +69,14 @@ class ConfigTests(CliCase):
         self.assertIn("https://...@x.example", result.output)
         self.assertNotIn("pw", result.output)
 
+    def test_master_keys_are_hidden(self) -> None:
+        """They are not shown, only that there are some."""
+        self.assertIn('vault.keys = ""  # default\n', self.run_wsock("config").output)
+        result = self.run_wsock("config", WSOCK_VAULT_KEYS="c2VjcmV0")
+
+        self.assertIn('vault.keys = "..."  # the environment variable WSOCK_VAULT_KEYS\n', result.output)
+        self.assertNotIn("c2VjcmV0", result.output)
+
     def test_wrong(self) -> None:
         """A wrong setting is one line and a failure."""
         result = self.run_wsock("config", WSOCK_DATE="x")

@@ -199,6 +199,19 @@ class DevTests(ConfigCase):
         self.assertEqual(resolved.config.limits.connections, 7)
         self.assertIn("--dev", resolved.sources["limits.connection_rate"])
 
+    def test_no_publish_rates(self) -> None:
+        """Nor are publishes limited; elsewhere they are as soon as a rate is set, and not before."""
+        environ = {"WSOCK_LIMITS_APP_PUBLISH_RATE": "5", "WSOCK_LIMITS_USER_PUBLISH_RATE": "5"}
+        unset = load().limits
+        self.assertEqual((unset.app_publish_rate, unset.channel_publish_rate, unset.user_publish_rate), (0, 0, 0))
+        self.assertEqual((unset.connection_rate, unset.connect_rate_per_ip, unset.rate_mode), (0, 0, "enforce"))
+        self.assertEqual(load(environ=environ).limits.app_publish_rate, 5)
+
+        limits = load(environ={**environ, "WSOCK_DEV": "true"}).limits
+
+        self.assertEqual((limits.app_publish_rate, limits.user_publish_rate), (0, 0))
+        self.assert_wrong("limits.rate_mode", "enforce", "observe", options={"limits.rate_mode": "off"})
+
 
 class EndpointTests(ConfigCase):
     """What ``listen`` stands for."""

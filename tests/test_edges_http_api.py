@@ -18,6 +18,7 @@ from tests.http_client import NOW, SECRET, Answer, World, answers, open_http, re
 from wsock.errors import Unavailable
 from wsock.interfaces import Outcome
 from wsock.protocol.messages import Receipt
+from wsock.protocol.rates import Rate, Rates
 
 MESSAGES = "/api/channels/news/messages"
 PRESENCE = "/api/channels/news/presence"
@@ -290,6 +291,41 @@ class BatchTests(ApiTestCase):
         self.assertEqual(away, {"error": "away", "code": "unavailable", "id": "x", "retryAfter": 3})
         self.assertEqual(fault["code"], "internal")
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+
+
+class RateTests(ApiTestCase):
+    """Publishes beyond a rate."""
+
+    def setUp(self) -> None:
+        self.world = World(rates=Rates(app=Rate(3, 10.0, 3), user=Rate(2, 60.0, 2)))
+        self.successResultOf(self.world.create())
+
+    def test_refused(self) -> None:
+        """It is 429 with Retry-After in whole seconds, and the text names the setting."""
+        for _ in range(3):
+            self.assertEqual(self.ask("POST", MESSAGES, {"data": 1}).status, 200)
+        self.world.clock.advance(2.5)
+        answer = self.ask("POST", MESSAGES, {"data": 1})
+
+        self.assert_refused(answer, 429, "rate_limited", "limits.app_publish_rate", "3 messages in 10 s", "7.5 s")
+        self.assertEqual(answer.headers["retry-after"], "8")
+        self.world.clock.advance(7.5)
+        self.assertEqual(self.ask("POST", MESSAGES, {"data": 1}).status, 200)
+
+    def test_batch(self) -> None:
+        """In a batch each message fares for itself, in order."""
+        answer = self.ask("POST", MESSAGES, [{"data": n, "id": f"m{n}"} for n in range(5)])
+        *accepted, fourth, fifth = answer.json["messages"]
+
+        self.assertEqual([m["sequence"] for m in accepted], [1, 2, 3])
+        self.assertEqual((fourth["code"], fourth["id"], fourth["retryAfter"]), ("rate_limited", "m3", 10))
+        self.assertEqual(fifth["id"], "m4")
+
+    def test_other_app(self) -> None:
+        """An app's rate is its own."""
+        for _ in range(4):
+            self.ask("POST", MESSAGES, {"data": 1})
+        self.assertEqual(self.ask("POST", MESSAGES, {"data": 1}, key="key-b").status, 200)
 
 
 class ChannelNameTests(ApiTestCase):

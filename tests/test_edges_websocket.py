@@ -385,7 +385,7 @@ class LimitsTests(ServerTestCase):
 
         *acks, refused = client.take()
         self.assertEqual({ack["action"] for ack in acks}, {"ack"})
-        self.assert_fields(refused, code="rate_limited", id="20", channel="news", retryAfter=0.1)
+        self.assert_fields(refused, code="rate_limited", id="20", channel="news", retryAfter=2.0)
         self.assertIn("limits.connection_rate", refused["error"])
         client.says_bytes(PING * 30)
         self.assert_actions(client, *["pong"] * 30)
@@ -399,7 +399,7 @@ class LimitsTests(ServerTestCase):
             accepted += sum(event["action"] == "ack" for event in client.take())
             self.server.advance(0.1)
 
-        self.assertTrue(115 <= accepted <= 121, accepted)
+        self.assertTrue(97 <= accepted <= 103, accepted)
 
 
 class OrderTests(ServerTestCase):

@@ -34,6 +34,7 @@ class CodeTests(SynchronousTestCase):
                 "token_expired",
                 "forbidden",
                 "not_found",
+                "conflict",
                 "rate_limited",
                 "quota_exceeded",
                 "limit_exceeded",

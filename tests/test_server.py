@@ -77,7 +77,7 @@ class StartTests(SynchronousTestCase):
     def test_not_ready_before_the_stores(self) -> None:
         """The port is bound first; until the stores are open it answers 503."""
         server, gate = self.build(), Gate()
-        self.patch(server.stores.directory, "create", gate.guard(server.stores.directory.create))
+        self.patch(server.stores.directory, "add", gate.guard(server.stores.directory.add))
         server.startService()
         started = server.started()
         self.assertNoResult(started)
@@ -133,7 +133,7 @@ class StartTests(SynchronousTestCase):
     def test_stop_while_starting(self) -> None:
         """A start that still waits is given up."""
         server, gate = self.build(), Gate()
-        self.patch(server.stores.directory, "create", gate.guard(server.stores.directory.create))
+        self.patch(server.stores.directory, "add", gate.guard(server.stores.directory.add))
         server.startService()
         started = server.started()
 

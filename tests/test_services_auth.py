@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from tests.base import SynchronousTestCase
+from wsock.backends.memory_directory import MemoryDirectory
 from wsock.errors import Code, Refused, Unavailable
-from wsock.interfaces import Account, App, Endpoint, IDirectory, Key
+from wsock.interfaces import App, IDirectory, Key
 from wsock.services.auth import Auth, Credential, hash_api_key
 from wsock.services.directory_cache import Recent
 
@@ -52,11 +52,11 @@ def unsigned(algorithm: str) -> str:
     return f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims).encode())}"
 
 
-@implementer(IDirectory)
-class CountingDirectory:
+class CountingDirectory(MemoryDirectory):
     """A directory in memory that remembers what it was asked, and answers late when told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.stored_apps: dict[str, App] = {}
         self.stored_keys: dict[str, Key] = {}
         self.asked: list[str] = []
@@ -75,10 +75,6 @@ class CountingDirectory:
         await self._ask(f"app {id}")
         return self.stored_apps.get(id)
 
-    async def apps(self) -> list[App]:
-        """See IDirectory."""
-        return [*self.stored_apps.values()]
-
     async def key(self, id: str) -> Key | None:
         """See IDirectory."""
         await self._ask(f"key {id}")
@@ -88,27 +84,6 @@ class CountingDirectory:
         """See IDirectory."""
         await self._ask("hash")
         return next((key for key in self.stored_keys.values() if key.api_key_hash == api_key_hash), None)
-
-    async def account_by_email(self, email: str) -> Account | None:
-        """See IDirectory."""
-        return None
-
-    async def is_empty(self) -> bool:
-        """See IDirectory."""
-        return not self.stored_apps
-
-    async def endpoints(self, app: str) -> list[Endpoint]:
-        """See IDirectory."""
-        return []
-
-    async def add_endpoint(self, endpoint: Endpoint) -> None:
-        """See IDirectory."""
-        raise ValueError("this directory takes no endpoints")
-
-    async def create(self, app: App, keys: list[Key], account: Account) -> None:
-        """See IDirectory."""
-        self.stored_apps[app.id] = app
-        self.stored_keys.update({key.id: key for key in keys})
 
 
 class AuthCase(SynchronousTestCase):
@@ -172,6 +147,14 @@ class ApiKeyTests(AuthCase):
     def test_directory(self) -> None:
         """The directory of these tests keeps to the contract."""
         verifyObject(IDirectory, self.directory)
+
+    def test_retired(self) -> None:
+        """A key that was replaced is good until its time has come, and connections end then."""
+        self.put_key(retire_at=int(NOW * 1000) + 5000, replaced_by="k2")
+        self.assertEqual(self.credential(key="wsk_one").expires_at, NOW + 5)
+
+        self.now += 5
+        self.assertIn("replaced", self.assert_refused(Code.UNAUTHORIZED, key="wsk_one"))
 
     def test_credential(self) -> None:
         """A key gives its app, its permissions, and an identity of its own kind."""

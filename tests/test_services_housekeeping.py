@@ -45,12 +45,20 @@ class HousekeepingTests(SynchronousTestCase):
         self.store = RecordingStore()
         self.directory = MemoryDirectory()
         self.trims = 0
+        self.chores = 0
         self.trim_trouble: Exception | None = None
         for id in ("app", "other"):
             account = Account(id=id, email=f"{id}@localhost", password_hash="", created_at=0)
             self.successResultOf(self.directory.create(App(id=id, name=id, created_at=0), [], account))
         self.housekeeping = Housekeeping(
-            self.directory, self.store, self.trim, self.clock, self.now, ttl_seconds=100, transient_seconds=20
+            self.directory,
+            self.store,
+            self.trim,
+            self.clock,
+            self.now,
+            ttl_seconds=100,
+            transient_seconds=20,
+            chores=[self.chore],
         )
         self.housekeeping.startService()
         self.addCleanup(self.stop)
@@ -59,6 +67,15 @@ class HousekeepingTests(SynchronousTestCase):
         self.trims += 1
         if self.trim_trouble is not None:
             raise self.trim_trouble
+
+    async def chore(self) -> None:
+        self.chores += 1
+
+    def test_chores(self) -> None:
+        """What else has to be done is done in each round."""
+        self.clock.pump([10, 10])
+
+        self.assertEqual(self.chores, 2)
 
     def stop(self) -> None:
         if self.housekeeping.running:

@@ -10,8 +10,8 @@ from zope.interface.verify import verifyObject
 from tests.base import SynchronousTestCase
 from wsock.backends.memory_counters import MemoryCounters
 from wsock.errors import Code, Refused, Unavailable
-from wsock.interfaces import ICounters
-from wsock.services.limits import Limits
+from wsock.interfaces import ICounters, Lease
+from wsock.services.limits import Limits, Tally
 from wsock.testing.fakes import Now
 
 SETTING = "limits.connect_rate_per_ip"
@@ -22,6 +22,9 @@ class AwayCounters:
     """Counters whose store is away."""
 
     async def hit(self, key: str, limit: int, window_seconds: float, now: float) -> float:
+        raise Unavailable("the counters are away")
+
+    async def lease(self, app: str, key: str, limit: int, window_seconds: float, wanted: int, now: float) -> Lease:
         raise Unavailable("the counters are away")
 
 
@@ -97,3 +100,22 @@ class LimitsTests(SynchronousTestCase):
         limits = Limits(AwayCounters(), Now(self.clock))
 
         self.failureResultOf(limits.admit("key", 1, 1, what=SETTING), Unavailable)
+
+    def test_tally(self) -> None:
+        """What was refused is counted by its scope."""
+        tally = Tally()
+        self.limits = Limits(MemoryCounters(), Now(self.clock), tally)
+        self.admit(1)
+        self.refusal(1)
+        self.refusal(1)
+
+        self.assertEqual((tally.refused, tally.observed), ({"connect": 2}, {}))
+
+    def test_observed(self) -> None:
+        """What is only observed is counted apart, and admitted."""
+        tally = Tally(is_enforced=False)
+        self.limits = Limits(MemoryCounters(), Now(self.clock), tally)
+        for _ in range(3):
+            self.admit(1)
+
+        self.assertEqual((tally.refused, tally.observed), ({}, {"connect": 2}))

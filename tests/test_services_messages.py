@@ -10,9 +10,13 @@ from msgspec import Raw
 from tests.base import SynchronousTestCase
 from tests.nodes import HeldJournal, Node
 from tests.outlets import RecordingOutlet
+from tests.rate_cases import SlowCounters
+from wsock.backends.memory_counters import MemoryCounters
 from wsock.errors import Code, Malformed, Refused, Unavailable
 from wsock.protocol.messages import HistoryQuery, Page, Receipt
+from wsock.protocol.rates import Rate, Rates
 from wsock.services.messages import MAX_HISTORY, Messages
+from wsock.services.rates import RateLimiter
 
 
 class RecordingStore(HeldJournal):
@@ -158,3 +162,54 @@ class HistoryTests(MessagesTestCase):
         self.accept(1)
 
         self.assertEqual(self.page(app="other"), [])
+
+
+class RateTests(MessagesTestCase):
+    """Publishes beyond a rate."""
+
+    def limited(self, counters: Any, **rates: Any) -> Messages:
+        limiter = RateLimiter(counters, lambda: 1000.0, lambda app: Rates(**rates) if app == "app" else None)
+        return self.make_messages(limiter=limiter)
+
+    def test_refused_at_once(self) -> None:
+        """What is known to be too much is refused at once, and never reaches the broker."""
+        self.messages = self.limited(MemoryCounters(), app=Rate(2))
+        for _ in range(2):
+            self.accept()
+
+        refused = self.assertRaises(Refused, self.messages.publish, "app", "room", None)
+
+        self.assertEqual((refused.code, refused.retry_after), (Code.RATE_LIMITED, 1))
+        self.assertEqual((self.messages.published, len(self.page())), (2, 2))
+        self.accept(app="other")
+
+    def test_user(self) -> None:
+        """A user's rate counts for who is a user."""
+        self.messages = self.limited(MemoryCounters(), user=Rate(1))
+        self.accept(user="ann")
+        self.assertRaises(Refused, self.messages.publish, "app", "room", None, user="ann")
+        self.accept(user="bob")
+        for _ in range(10):
+            self.accept()
+
+    def test_what_cannot_be_published_does_not_count(self) -> None:
+        """A message that is refused for another reason takes nothing of the rate."""
+        self.messages = self.limited(MemoryCounters(), app=Rate(1))
+        for _ in range(10):
+            self.assertRaises(Refused, self.messages.publish, "app", "room", "x" * 70_000)
+        self.accept()
+
+    def test_waits_in_order(self) -> None:
+        """Until the rate is known a publish waits; then it is accepted or refused, in the order of the calls."""
+        counters = SlowCounters()
+        self.messages = self.limited(counters, app=Rate(3))
+        publishes = [self.messages.publish("app", "room", n) for n in range(5)]
+        for publish in publishes:
+            self.assertNoResult(publish)
+
+        counters.answer_all()
+
+        self.assertEqual([self.successResultOf(publish).sequence for publish in publishes[:3]], [1, 2, 3])
+        for publish in publishes[3:]:
+            self.failureResultOf(publish, Refused)
+        self.assertEqual(self.page(direction="forward"), [b"0", b"1", b"2"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from twisted.internet.defer import Deferred, succeed
 
 from tests.base import SynchronousTestCase
 from wsock.backends.memory_directory import MemoryDirectory
-from wsock.interfaces import Account, App, Key
+from wsock.errors import Conflict
+from wsock.interfaces import Account, App
+from wsock.records import PLANS, Membership, Plan, Record, Role, Team
 from wsock.services.auth import Auth, hash_api_key
-from wsock.services.provisioning import Provisioned, dev_records, provision, write_credentials
+from wsock.services.provisioning import Provisioned, add_plans, dev_records, provision, write_credentials
 
 
 def predictable() -> Callable[[int], bytes]:
@@ -34,19 +36,19 @@ def at_once(call: Callable[[str], str], text: str) -> Deferred[str]:
 class FasterNode(MemoryDirectory):
     """A directory into which another node puts its app just before this one."""
 
-    async def create(self, app: App, keys: list[Key], account: Account) -> None:
-        """See IDirectory."""
-        theirs = App(id="theirs", name="Theirs", created_at=0)
-        await super().create(theirs, [], account)
-        await super().create(app, keys, account)
+    async def add(self, records: Sequence[Record]) -> None:
+        """See IRecords."""
+        account = next(record for record in records if isinstance(record, Account))
+        await super().add([App(id="theirs", name="Theirs", created_at=0), account])
+        await super().add(records)
 
 
 class BrokenDirectory(MemoryDirectory):
     """A directory that refuses every app."""
 
-    async def create(self, app: App, keys: list[Key], account: Account) -> None:
-        """See IDirectory."""
-        raise ValueError("taken")
+    async def add(self, records: Sequence[Record]) -> None:
+        """See IRecords."""
+        raise Conflict("taken")
 
 
 class ProvisionTests(SynchronousTestCase):
@@ -125,7 +127,7 @@ class ProvisionTests(SynchronousTestCase):
         """A directory that takes no app is a fault that is passed on."""
         self.directory = BrokenDirectory()
 
-        self.failureResultOf(self.provision(), ValueError)
+        self.failureResultOf(self.provision(), Conflict)
 
     def test_redacted(self) -> None:
         """Nothing that may be logged shows a secret; the text for people shows all."""
@@ -138,6 +140,30 @@ class ProvisionTests(SynchronousTestCase):
             [line.split(":")[0] for line in made.text.splitlines()],
             ["App", "API key", "Key id (JWT kid)", "Signing secret", "Account"],
         )
+
+    def test_team(self) -> None:
+        """The owner runs the server, and owns the team that has the app."""
+        made = self.made()
+
+        self.assertTrue(made.account.is_operator)
+        [team] = self.successResultOf(self.directory.page(Team, {}, None, 9)).items
+        [member] = self.successResultOf(self.directory.page(Membership, {}, None, 9)).items
+        self.assertEqual((made.app.team, member.team), (team.id, team.id))
+        self.assertEqual((member.account, member.role), (made.account.id, Role.OWNER))
+
+    def test_plans(self) -> None:
+        """A directory without a plan gets those that there are; one with any is left as it is."""
+        self.successResultOf(add_plans(self.directory))
+        self.assertEqual(len(self.successResultOf(self.directory.page(Plan, {}, None, 9)).items), len(PLANS))
+        self.successResultOf(self.directory.remove(Plan, "pro"))
+
+        self.successResultOf(add_plans(self.directory))
+
+        self.assertIsNone(self.successResultOf(self.directory.find(Plan, "pro")))
+
+    def test_plans_of_a_faster_node(self) -> None:
+        """Of several nodes that start at once one adds them."""
+        self.successResultOf(add_plans(BrokenDirectory()))
 
 
 class DevTests(SynchronousTestCase):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from tests.base import SynchronousTestCase
 from tests.vocabulary import ServerTestCase
 from wsock.config import Config, History, Limits
-from wsock.errors import Unavailable
+from wsock.errors import Refused, Unavailable
 from wsock.protocol.codec import encode
 from wsock.protocol.messages import Message
 from wsock.testing import InMemoryClient, client_frame
@@ -151,6 +152,115 @@ class PublishTests(ServerTestCase):
         client.says({"action": "publish", "channel": "news", "data": "x" * 65_500})
 
         self.assert_refused(client, "unavailable", "limits.publish_backlog_bytes")
+
+
+class RateTests(ServerTestCase):
+    """Publishes beyond a rate, on a whole server."""
+
+    limits = Limits(
+        app_publish_rate=10,
+        channel_publish_rate=0.5,
+        channel_publish_burst=4,
+        user_publish_rate=2,
+        user_publish_burst=3,
+        connection_rate=100,
+    )
+
+    def publish_as(self, client: InMemoryClient, number: int, channel: str = "news") -> list[dict[str, Any]]:
+        """What the client is answered to so many publishes."""
+        client.says(*[{"action": "publish", "channel": channel, "id": f"m{n}"} for n in range(number)])
+        return client.take()
+
+    def test_user(self) -> None:
+        """Beyond a user's rate a publish is refused on all the user's connections, with the time to wait."""
+        first, second = (self.connected(token=self.server.token(sub="bob")) for _ in range(2))
+        acks = self.publish_as(first, 2, "a") + self.publish_as(second, 1, "b")
+        self.assertEqual([event["action"] for event in acks], ["ack"] * 3)
+        self.server.advance(0.5)
+
+        second.says({"action": "publish", "channel": "c", "id": "late"})
+
+        text = "limits.user_publish_rate allows 3 messages in 1.5 s by this client: try again in 1 s"
+        event = self.assert_told(second, action="error", code="rate_limited", channel="c", id="late", retryAfter=1)
+        self.assertEqual(event["error"], text)
+        self.server.advance(1)
+        self.assertEqual(self.publish_as(second, 1, "c")[0]["action"], "ack")
+
+    def test_channel(self) -> None:
+        """Beyond a channel's rate it is refused to everybody; other channels go on."""
+        for _ in range(2):
+            self.publish_as(self.connected(), 2)
+        client = self.connected()
+
+        [event] = self.publish_as(client, 1)
+
+        self.assert_fields(event, code="rate_limited", channel="news", retryAfter=8)
+        self.assertIn("limits.channel_publish_rate allows 4 messages in 8 s in this channel", event["error"])
+        self.assertEqual(self.publish_as(client, 1, "other")[0]["action"], "ack")
+
+    def test_app(self) -> None:
+        """Beyond the app's rate it is refused in all channels, in process too; nothing else is."""
+        for n in range(5):
+            self.publish_as(self.connected(), 2, f"channel-{n}")
+        client = self.connected()
+
+        [event] = self.publish_as(client, 1)
+
+        self.assert_fields(event, code="rate_limited", retryAfter=1)
+        self.assertIn("limits.app_publish_rate allows 10 messages in 1 s in this app", event["error"])
+        self.assertRaises(Refused, self.publish, "news", 1)
+        client.says({"action": "subscribe", "channel": "news"}, {"action": "ping"})
+        self.assert_actions(client, "subscribed", "pong")
+
+    def test_pipelined(self) -> None:
+        """Of publishes that are sent at once, the first ones are accepted and delivered in order, the rest refused."""
+        client = self.subscribed("news")
+
+        events = self.publish_as(client, 6)
+
+        answers = [event for event in events if event["action"] != "message"]
+        self.assertEqual([event["id"] for event in answers if event["action"] == "ack"], ["m0", "m1", "m2"])
+        self.assertEqual([event["id"] for event in answers if event["action"] == "error"], ["m3", "m4", "m5"])
+        self.assertEqual([event["id"] for event in events if event["action"] == "message"], ["m0", "m1", "m2"])
+
+    def test_metrics(self) -> None:
+        """What was refused is counted by whose limit it was."""
+        self.publish_as(self.connected(), 5)
+        tally = self.server.server.tally
+
+        self.assertEqual((tally.refused, tally.observed), ({"user": 2}, {}))
+        self.assertEqual(self.server.server.gate.refused, {"rate_limited": 2})
+
+    def test_observed(self) -> None:
+        """In the mode `observe` everything is accepted, and what would have been refused is counted, of every scope."""
+        limits = replace(self.limits, rate_mode="observe", connection_rate=1, connect_rate_per_ip=1)
+        self.server = self.serve(Config(limits=limits))
+        self.connected()
+
+        events = self.publish_as(self.connected(), 12)
+
+        self.assertEqual({event["action"] for event in events}, {"ack"})
+        tally = self.server.server.tally
+        self.assertEqual(tally.refused, {})
+        self.assertEqual(tally.observed, {"app": 2, "channel": 8, "user": 9, "connection": 11, "connect": 1})
+
+    def test_no_limits(self) -> None:
+        """Until somebody sets a rate, there is none."""
+        self.server = self.serve(Config())
+        client = self.connected()
+
+        self.assertEqual({event["action"] for event in self.publish_as(client, 5000)}, {"ack"})
+
+    def test_sustained_rate(self) -> None:
+        """A limit of 100/s that is exceeded for 29.5 s lets 2,950 messages through, within 3 %."""
+        for limits in (Limits(app_publish_rate=100), Limits(connection_rate=100)):
+            self.server = self.serve(Config(limits=limits))
+            client = self.connected()
+            accepted = 0
+            for _ in range(295):
+                accepted += sum(event["action"] == "ack" for event in self.publish_as(client, 20))
+                self.server.clock.advance(0.1)
+            self.assertLess(abs(accepted - 2950), 2950 * 0.03)
 
 
 class HistoryTests(ServerTestCase):

@@ -32,7 +32,7 @@ from twisted.python.failure import Failure
 
 from wsock import __version__
 from wsock.bench import SCENARIOS, BenchError, CrewMember, Load, Pace, Report, Surroundings, TextProgress, run, table
-from wsock.config import Config, Resolved, describe, resolve
+from wsock.config import HIDDEN, Config, Resolved, describe, resolve
 from wsock.errors import ConfigError
 from wsock.stores import is_data_in_use
 
@@ -67,7 +67,7 @@ def config(file: Path | None, as_json: bool) -> None:
         resolved = resolve(file=file, environ=os.environ)
     except ConfigError as e:
         raise click.ClickException(str(e)) from e
-    rows = [(s.key, _hidden(_value(resolved.config, s.key)), resolved.sources[s.key]) for s in describe()]
+    rows = [(s.key, _shown(resolved.config, s.key), resolved.sources[s.key]) for s in describe()]
     if as_json:
         click.echo(json.dumps({key: {"value": value, "source": source} for key, value, source in rows}, indent=2))
         return
@@ -212,6 +212,11 @@ def _findings(file: Path | None, options: dict[str, Any]) -> Iterator[Finding]:
 def _value(config: Config, key: str) -> Any:
     section, _, name = key.rpartition(".")
     return getattr(getattr(config, section) if section else config, name)
+
+
+def _shown(config: Config, key: str) -> Any:
+    value = _value(config, key)
+    return "..." if key in HIDDEN and value else _hidden(value)
 
 
 def _hidden(value: Any) -> Any:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from wsock.backends.fallback_counters import FallbackCounters
+from wsock.backends.memory_audit import MemoryAudit
+from wsock.backends.memory_counters import MemoryCounters
 from wsock.backends.memory_directory import MemoryDirectory
 from wsock.backends.memory_outbox import MemoryOutbox
-from wsock.backends.mongo import MongoDatabase, MongoDirectory, MongoMessages, MongoOutbox
+from wsock.backends.mongo import MongoAudit, MongoDatabase, MongoDirectory, MongoMessages, MongoOutbox
 from wsock.backends.redis import (
     Durability,
     LogHistory,
@@ -22,7 +25,7 @@ from wsock.backends.redis import (
 )
 from wsock.config import Config
 from wsock.errors import ConfigError
-from wsock.interfaces import IDirectory, IMessageStore, IOutboxStore
+from wsock.interfaces import IAuditLog, IDirectory, IMessageStore, IOutboxStore
 from wsock.stores import Part, Stores
 
 __all__ = ["build_cluster"]
@@ -59,12 +62,14 @@ def build_cluster(config: Config, reactor: Any, now: Callable[[], float], new_na
     parts: list[Part] = [broker, presence, counters]
     history: IMessageStore = LogHistory(broker)
     directory: IDirectory = MemoryDirectory()
+    audit: IAuditLog = MemoryAudit()
     outbox: IOutboxStore = MemoryOutbox()
     queues: tuple[RedisQueue, ...] = ()
     if config.mongo.url:
         database = MongoDatabase(config.mongo.url, reactor)
         history = MergedHistory(MongoMessages(database, ttl_seconds=config.history.ttl_seconds), broker)
-        directory = directory if config.dev else MongoDirectory(database)
+        if not config.dev:
+            directory, audit = MongoDirectory(database), MongoAudit(database)
         outbox = MongoOutbox(database)
         queues = tuple(RedisQueue(shard, node, config.recovery.seconds) for shard in broker.shards)
         parts = [database, *parts, *queues]
@@ -72,9 +77,10 @@ def build_cluster(config: Config, reactor: Any, now: Callable[[], float], new_na
         broker=broker,
         history=history,
         directory=directory,
+        audit=audit,
         outbox=outbox,
         presence=presence,
-        counters=counters,
+        counters=FallbackCounters(counters, MemoryCounters()),
         parts=tuple(parts),
         queues=queues,
         batching=tuple(shard.batches for shard in broker.shards),

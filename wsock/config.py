@@ -26,6 +26,8 @@ from wsock.edges.listening import CAN_SHARE, SharedPorts
 from wsock.errors import ConfigError
 
 __all__ = [
+    "HIDDEN",
+    "Accounts",
     "Config",
     "Dedup",
     "Heartbeat",
@@ -40,12 +42,16 @@ __all__ = [
     "Setting",
     "Shutdown",
     "Sqlite",
+    "Vault",
     "WebSocket",
     "describe",
     "endpoints",
     "load",
     "resolve",
 ]
+
+HIDDEN = frozenset({"vault.keys"})
+"""Keys whose values are secrets: they are never shown."""
 
 _MIB = 1_048_576
 _DAY = 86_400
@@ -90,6 +96,24 @@ class Limits(_Section, frozen=True):
             1e9,
         ),
     ] = 0.0
+    app_publish_rate: Annotated[
+        float,
+        _number("Messages a second of one app, sustained; more are refused with `rate_limited`. 0: no limit.", 0, 1e9),
+    ] = 0.0
+    app_publish_burst: Annotated[
+        int, _integer("Messages of one app at once; 0: as many as its rate allows in a second.")
+    ] = 0
+    channel_publish_rate: Annotated[float, _number("The same for the messages of one channel.", 0, 1e9)] = 0.0
+    channel_publish_burst: Annotated[int, _integer("Messages of one channel at once; 0 as above.")] = 0
+    user_publish_rate: Annotated[
+        float,
+        _number("The same for the messages of one user, who is a clientId, or a connection that has none.", 0, 1e9),
+    ] = 0.0
+    user_publish_burst: Annotated[int, _integer("Messages of one user at once; 0 as above.")] = 0
+    rate_mode: Annotated[
+        Literal["enforce", "observe"],
+        Meta(description="`enforce` refuses what is beyond a rate, `observe` only counts it in the metrics."),
+    ] = "enforce"
     connect_rate_per_ip: Annotated[
         int, _integer("Connects a minute from one address; more are answered with 429. 0: no limit.")
     ] = 0
@@ -223,6 +247,34 @@ class Http(_Section, frozen=True):
     ] = 0
 
 
+class Accounts(_Section, frozen=True):
+    """The people who administer."""
+
+    open_sign_up: Annotated[
+        bool, Meta(description="Whether everybody may get an account and a team; otherwise it takes an invitation.")
+    ] = False
+    url: Annotated[
+        str, Meta(description="Where the dashboard is, for links in mails; empty: mails hold the token alone.")
+    ] = ""
+    audit_days: Annotated[int, _integer("How long the audit log is kept.", 1, 36_500)] = 365
+
+
+class Vault(_Section, frozen=True):
+    """What secrets are encrypted with where they are kept."""
+
+    keys: Annotated[
+        str,
+        Meta(
+            description=(
+                "Master keys, 32 bytes in base64 each, apart by white space, the newest last; best given as the"
+                " variable. All nodes of a cluster have the same. A single node without any makes `master.key` in its"
+                " data directory."
+            )
+        ),
+    ] = ""
+    key_file: Annotated[str, Meta(description="A file with the master keys, in place of `keys`.")] = ""
+
+
 class WebSocket(_Section, frozen=True):
     """What is agreed upon with a client that connects."""
 
@@ -299,6 +351,8 @@ class Config(_Section, frozen=True):
     redis: Redis = Redis()
     mongo: Mongo = Mongo()
     http: Http = Http()
+    accounts: Accounts = Accounts()
+    vault: Vault = Vault()
     websocket: WebSocket = WebSocket()
     shutdown: Shutdown = Shutdown()
 
@@ -336,7 +390,8 @@ _SETTINGS: dict[str, Setting] = {}
 _SECTIONS: dict[str, type[_Section]] = {}
 _FOREIGN = ("WSOCK_TEST_", "WSOCK_BENCH_", "WSOCK_CI")
 _PORT_KINDS = ("tcp", "tcp6", "ssl")
-_ZERO_IN_DEV = ("limits.connection_rate", "limits.connection_burst", "limits.connect_rate_per_ip")
+_RATES = ("connection_rate", "app_publish_rate", "channel_publish_rate", "user_publish_rate", "connect_rate_per_ip")
+_ZERO_IN_DEV = ("limits.connection_burst", *(f"limits.{rate}" for rate in _RATES))
 
 
 def describe() -> Iterator[Setting]:
@@ -483,7 +538,8 @@ def _convert(key: str, found: _Value) -> Any:
 
 
 def _wrong(key: str, found: _Value) -> ConfigError:
-    setting, shown = _SETTINGS[key], _without_password(repr(found.value))
+    setting = _SETTINGS[key]
+    shown = "what it is given" if key in HIDDEN else _without_password(repr(found.value))
     return ConfigError(f"{key} in {found.source}: takes {setting.takes}, not {shown}")
 
 

@@ -5,6 +5,7 @@ The hierarchy::
     WsockError
     ├── Refused        one request is answered with an error; the connection lives
     │   ├── Malformed  the text of the request cannot be understood; too many of them end the connection
+    │   ├── Conflict   what is stored does not allow a change
     │   └── Unavailable  a store is away or full; the same request may be repeated
     ├── Gone           a position can no longer be proved complete
     └── ConfigError    a setting is wrong; the process does not start
@@ -21,6 +22,7 @@ __all__ = [
     "CloseCode",
     "Code",
     "ConfigError",
+    "Conflict",
     "Gone",
     "Malformed",
     "Refused",
@@ -48,6 +50,8 @@ class Code(StrEnum):
     """The credential lacks the permission that the text names."""
     NOT_FOUND = "not_found"
     """HTTP only: there is nothing at this path."""
+    CONFLICT = "conflict"
+    """HTTP only: it was changed meanwhile, or something that must be unique is taken; read again, then decide."""
     RATE_LIMITED = "rate_limited"
     """Too many requests; ``retryAfter`` says when to try again."""
     QUOTA_EXCEEDED = "quota_exceeded"
@@ -71,6 +75,7 @@ HTTP_STATUS: dict[Code, int] = {
     Code.TOKEN_EXPIRED: 401,
     Code.FORBIDDEN: 403,
     Code.NOT_FOUND: 404,
+    Code.CONFLICT: 409,
     Code.RATE_LIMITED: 429,
     Code.QUOTA_EXCEEDED: 429,
     Code.LIMIT_EXCEEDED: 422,
@@ -133,6 +138,13 @@ class Malformed(Refused):
         super().__init__(code, text)
         self.channel = channel
         self.id = id
+
+
+class Conflict(Refused):
+    """What is stored does not allow a change: it was changed or deleted meanwhile, or something unique is taken."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Code.CONFLICT, text)
 
 
 class Unavailable(Refused):

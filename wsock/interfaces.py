@@ -7,7 +7,8 @@ seconds since the epoch, timestamps are integer milliseconds. Every method is bo
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -18,24 +19,31 @@ from wsock.protocol.frames import Member
 from wsock.protocol.messages import HistoryQuery, Located, Message, Page, Publication, Receipt
 from wsock.protocol.position import Position
 from wsock.protocol.presence import LeaveReason, PresenceChange
+from wsock.records import Account, App, AuditEntry, AuditQuery, Endpoint, Key, Listing, Record
 
 __all__ = [
     "Account",
     "App",
+    "AuditPage",
     "ChannelTail",
     "Endpoint",
     "Event",
+    "IAuditLog",
     "IBroker",
     "ICounters",
     "IDirectory",
     "IJournal",
+    "IMailSender",
     "IMessageStore",
     "IOutboxStore",
     "IPresenceStore",
     "IReceiver",
+    "IRecords",
     "IWorkQueue",
     "JournalRecord",
     "Key",
+    "Lease",
+    "Mail",
     "Outcome",
     "OutboxRow",
     "RecentId",
@@ -43,6 +51,9 @@ __all__ = [
     "Stray",
     "Work",
 ]
+
+
+R = TypeVar("R", bound=Record)
 
 
 class Outcome(Protocol):
@@ -304,81 +315,104 @@ class IPresenceStore(Interface):
         """Announces the leave (``disconnected``) of every member whose last connection's time has come."""
 
 
+class Lease(msgspec.Struct, frozen=True):
+    """Events that may happen. ``wait`` is 0, or the seconds after which there is room for more."""
+
+    granted: int
+    wait: float
+
+
 class ICounters(Interface):
     """Counts events in sliding windows."""
 
     async def hit(key: str, limit: int, window_seconds: float, now: float) -> float:
         """Counts one event if there is room. Returns 0, or the seconds after which there will be room again."""
 
+    async def lease(app: str, key: str, limit: int, window_seconds: float, wanted: int, now: float) -> Lease:
+        """Counts up to ``wanted`` events of the app's key, as many as there is room for: these may happen.
 
-class App(msgspec.Struct, frozen=True, kw_only=True):
-    """A tenant: its channels, keys and messages are nobody else's."""
-
-    id: str
-    name: str
-    created_at: int
-    is_enabled: bool = True
-    allowed_origins: tuple[str, ...] = ("*",)
+        They count from now on, whenever they happen, so those that did not are to be forgotten with the window. Keys
+        that are leased and keys that are hit are counted apart, as are those of different apps.
+        """
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """A credential of an app. Its ``id`` is the ``kid`` of the JWTs that it verifies.
+class AuditPage(msgspec.Struct, frozen=True):
+    """A part of the audit log; ``next`` is the cursor of the part behind it, or ``None`` at the end."""
 
-    The API key is kept as its SHA-256 in hex only. ``algorithm`` is the one JWT algorithm that the key verifies,
-    ``secret`` what it verifies with: the UTF-8 text of an HS secret, or a public key in PEM. ``client_ids`` is the
-    pattern of clientIds that a client with the API key may choose. Never log one: its representation hides the
-    secret.
-    """
+    items: list[AuditEntry]
+    next: str | None
 
-    id: str
-    app: str
-    name: str
-    created_at: int
-    api_key_hash: str = ""
-    algorithm: str = ""
-    secret: str = ""
-    issuer: str | None = None
-    audience: str | None = None
-    permissions: dict[str, list[str]] = msgspec.field(default_factory=lambda: {"*": ["*"]})
-    client_ids: str | None = None
-    expires_at: int | None = None
-    is_revoked: bool = False
+
+class Mail(msgspec.Struct, frozen=True, kw_only=True):
+    """A mail in plain text. Never log one: it may hold a token, and its representation hides that."""
+
+    to: str
+    subject: str
+    text: str
 
     def __repr__(self) -> str:
-        return f"<Key {self.id} of app {self.app}>"
+        return f"<Mail {self.subject!r}>"
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A URL that an app wants to be told events at.
+class IRecords(Interface):
+    """Keeps the records of :mod:`wsock.records`, each kind by the same rules (:data:`wsock.records.KINDS`).
 
-    ``events`` are types, or ``prefix.*`` for all that begin so; none means all. ``channels`` is a pattern of names:
-    events of other channels are not told.
+    Whoever changes something says which version of it they saw, so that two administrators never overwrite one
+    another. Every method raises :class:`Unavailable` when the store is away. A write that ended so may have been done:
+    :meth:`add` may say "taken" when it is repeated, the others may be repeated as they are.
     """
 
-    id: str
-    app: str
-    url: str
-    created_at: int
-    events: tuple[str, ...] = ()
-    channels: str | None = None
-    is_enabled: bool = True
+    async def find(kind: type[R], id: str) -> R | None:
+        """The record of this id."""
+
+    async def find_by(kind: type[R], field: str, value: str) -> R | None:
+        """The record that alone has this value of a unique field; an empty value finds nothing."""
+
+    async def page(kind: type[R], where: Mapping[str, str], cursor: str | None, limit: int) -> Listing[R]:
+        """The records with these values, in the order of their ids, from behind the cursor, at most ``limit``.
+
+        A list read page by page holds every record once that was there all the while. A page may hold less than the
+        limit though another one follows. Raises ``ValueError`` for a field that lists are not asked for by.
+        """
+
+    async def add(records: Sequence[Record]) -> None:
+        """Stores new records, all or none; what one belongs to is there already, or among those before it.
+
+        Raises :class:`Conflict` when an id or another unique value is taken, or an owner is not there.
+        """
+
+    async def replace(record: R) -> R:
+        """Stores the record in the place of the version that it has, and returns it with the next one.
+
+        ``last_used_at`` stays as it is. Raises :class:`Conflict` when the stored version is another one, the record
+        is gone, a unique value is taken, or an owner is not there.
+        """
+
+    async def remove(kind: type[Record], id: str, version: int | None = None) -> bool:
+        """Deletes the record and all that belongs to it; ``False`` when there is none.
+
+        With a ``version``, raises :class:`Conflict` when the stored one is another. Repeated after a failure, it
+        deletes what was left.
+        """
+
+    async def used(kind: type[Record], id: str, at: int) -> None:
+        """Notes the last use of a record that keeps one. It never goes back, and is no change of the record."""
+
+    async def sweep(now: int, limit: int) -> int:
+        """Deletes records whose time has come and that nobody needs then; at most ``limit`` of a kind.
+
+        ``now`` is in milliseconds. Returns how many it deleted.
+        """
+
+    async def revision() -> int:
+        """A number that grows with every change that somebody may remember otherwise; read it before what it is of.
+
+        It grows after the change can be read: who sees a new one and reads again sees the change.
+        """
 
 
-class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """A person who may administer. ``password_hash`` is argon2id's encoded form."""
-
-    id: str
-    email: str
-    password_hash: str
-    created_at: int
-    role: str = "owner"
-
-    def __repr__(self) -> str:
-        return f"<Account {self.id}>"
-
-
-class IDirectory(Interface):
-    """Apps, their keys and endpoints, and accounts."""
+class IDirectory(IRecords):
+    """Apps, their keys and endpoints, accounts, and all other records, with the look-ups that connections need."""
 
     async def app(id: str) -> App | None:
         """The app of this id."""
@@ -399,10 +433,33 @@ class IDirectory(Interface):
         """The endpoints of this app, those that are not enabled too, in the order of their ids."""
 
     async def add_endpoint(endpoint: Endpoint) -> None:
-        """Stores an endpoint. Raises ``ValueError`` when its id is taken or its app does not exist."""
+        """Stores an endpoint. Raises :class:`Conflict` when its id is taken or its app does not exist."""
 
     async def is_empty() -> bool:
         """Whether there is no app yet: the first start."""
 
     async def create(app: App, keys: list[Key], account: Account) -> None:
-        """Stores an app with its keys and owner, all or none. Raises ``ValueError`` when an id or e-mail is taken."""
+        """Stores an app with its keys and owner, all or none. Raises :class:`Conflict` as :meth:`add` does."""
+
+
+class IAuditLog(Interface):
+    """Keeps what administrators did."""
+
+    async def append(entries: Sequence[AuditEntry]) -> None:
+        """Stores entries. One whose id is there already is left as it is."""
+
+    async def page(query: AuditQuery, cursor: str | None, limit: int) -> AuditPage:
+        """The entries that are asked for, the newest first, from behind the cursor, at most ``limit``.
+
+        Raises ``ValueError`` for a cursor that is none.
+        """
+
+    async def expire(before: int, limit: int) -> int:
+        """Deletes entries older than ``before``, at most ``limit`` in one call; returns how many."""
+
+
+class IMailSender(Interface):
+    """Sends mail to people."""
+
+    async def send(mail: Mail) -> None:
+        """Takes the mail over. Raises :class:`Unavailable` when that can't be done."""

@@ -30,25 +30,42 @@ from wsock.edges.http import HttpEdge, build_registry, build_site, node_measures
 from wsock.edges.listening import tune_listener
 from wsock.edges.websocket import ConnectionLimits
 from wsock.errors import ConfigError
+from wsock.interfaces import IDirectory, IMailSender
+from wsock.protocol.rates import Rate, Rates
 from wsock.protocol.session import SessionLimits
+from wsock.services.access import Access
+from wsock.services.access_tokens import AccessTokens
+from wsock.services.accounts import Accounts
+from wsock.services.audit import Audit
 from wsock.services.auth import Auth
 from wsock.services.backlog import Backlog
 from wsock.services.housekeeping import Housekeeping
 from wsock.services.hub import Hub
-from wsock.services.limits import Limits
+from wsock.services.key_use import KeyUse
+from wsock.services.limits import Limits, Tally
+from wsock.services.logins import Logins
+from wsock.services.mail import LogMailSender
 from wsock.services.messages import Messages
 from wsock.services.outbox import Outbox
+from wsock.services.passwords import Passwords
 from wsock.services.persister import Persister
 from wsock.services.presence import Presence
 from wsock.services.probe import ReactorProbe
-from wsock.services.provisioning import Provisioned, dev_records, provision, write_credentials
+from wsock.services.provisioning import Provisioned, add_plans, dev_records, provision, write_credentials
+from wsock.services.rates import RateLimiter
+from wsock.services.sealed import SealedDirectory
+from wsock.services.teams import Teams
 from wsock.services.turn import Turn
+from wsock.services.vault import Vault, keep_master_keys
 from wsock.stores import Stores, build_stores
 from wsock.verbs.peer import Services
 
 __all__ = ["Server"]
 
 _CREDENTIALS = "credentials.txt"
+_MASTER_KEY = "master.key"
+_SWEPT_AT_ONCE = 1000
+_DAY_SECONDS = 86_400
 _GATHER_SECONDS = 0.1
 """What is to be stored gathers for so long under load. Nobody waits for it: history is read from Redis as well."""
 
@@ -59,6 +76,10 @@ def _stores(config: Config, reactor: Any, now: Callable[[], float], new_name: Ca
     from wsock.cluster import build_cluster  # costly, and not needed by a single node
 
     return build_cluster(config, reactor, now, new_name)
+
+
+def _rate(events: float, burst: int) -> Rate | None:
+    return Rate(events, burst=burst) if events else None
 
 
 def _to_terminal(text: str) -> None:
@@ -74,7 +95,8 @@ class Server(Service):
     shows the credentials of a first start to whoever started it. By ``monotonic``, a clock that nobody sets, and
     ``cpu``, the CPU seconds of the calling thread, the reactor is watched. Embed it with ``setServiceParent``;
     ``started()`` tells when it serves. In process, :attr:`messages` publishes and reads history and :attr:`presence`
-    tells who is there.
+    tells who is there; :attr:`tally` counts what was beyond a rate. ``mail`` sends what people are told by mail, by
+    default to the log.
     """
 
     _log = Logger()
@@ -89,6 +111,7 @@ class Server(Service):
         monotonic: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.thread_time,
         show: Callable[[str], None] = _to_terminal,
+        mail: IMailSender | None = None,
     ) -> None:
         self.config = config
         self._reactor = reactor
@@ -97,6 +120,7 @@ class Server(Service):
         self._monotonic = monotonic
         self._cpu = cpu
         self._show = show
+        self._mail = mail or LogMailSender()
         self._endpoints = endpoints(config, reactor)
         self._listening: list[Deferred[IListeningPort]] = []
         self._ports: list[IListeningPort] = []
@@ -105,23 +129,41 @@ class Server(Service):
         self._state = "starting"
         self.stores = _stores(config, reactor, now, lambda: random(6).hex())
         self._provisioned: Provisioned | None = None
+        self._sealed = SealedDirectory(self.stores.directory, Vault(random))
+        self.directory: IDirectory = self.stores.directory if config.dev else self._sealed
+        self._build_accounts()
         self._build_services()
         self._build_edges()
 
     # Building.
+
+    def _build_accounts(self) -> None:
+        """What the control plane is made of."""
+        settings, directory, passwords = self.config.accounts, self.directory, Passwords(self._reactor)
+        self.access = Access(directory)
+        self.audit = Audit(self.stores.audit, self.access, self._now, self._random)
+        around = (self.audit, self._now, self._random)
+        is_open, url = settings.open_sign_up, settings.url
+        self.teams = Teams(directory, self._mail, *around, is_open=is_open, url=url)
+        self.logins = Logins(directory, passwords, self._mail, *around, url=url)
+        self.accounts = Accounts(directory, passwords, self.teams, *around, is_open=is_open)
+        self.access_tokens = AccessTokens(directory, *around)
 
     def _build_services(self) -> None:
         config = self.config
         turn = Turn(self._reactor)
         stores = self.stores
         self.hub = Hub(stores.broker, turn)
-        self.auth = Auth(stores.directory, self._now)
+        self.tally = Tally(is_enforced=config.limits.rate_mode == "enforce")
+        key_use = KeyUse(self.directory, self._now)
+        self.auth = Auth(self.directory, self._now, accepted=key_use.note)
         self.messages = Messages(
             stores.broker,
             stores.history,
             self._new_id,
             max_bytes=config.limits.message_bytes,
             keeps_history=config.history.enabled,
+            limiter=self._limiter(),
         )
         stores.presence.listen(self.hub)
         self.presence = Presence(
@@ -131,17 +173,18 @@ class Server(Service):
             grace_seconds=config.presence.grace_seconds,
             max_data_bytes=config.limits.presence_bytes,
         )
-        self._limits = Limits(stores.counters, self._now)
+        self._limits = Limits(stores.counters, self._now, self.tally)
         self._housekeeping = Housekeeping(
-            stores.directory,
+            self.directory,
             stores.history,
             stores.trim,
             self._reactor,
             self._now,
             ttl_seconds=config.history.ttl_seconds,
             transient_seconds=config.recovery.seconds,
+            chores=(key_use.write_sometimes, self._sweep_records, self._expire_audit),
         )
-        self._outbox = Outbox(stores.directory, stores.outbox, self._now)
+        self._outbox = Outbox(self.directory, stores.outbox, self._now)
         self._persisters = [
             Persister(queue, stores.history, self._outbox.record, self._reactor, gather_seconds=_GATHER_SECONDS)
             for queue in stores.queues
@@ -160,6 +203,19 @@ class Server(Service):
             max_channels=config.limits.channels_per_connection,
         )
 
+    def _limiter(self) -> RateLimiter | None:
+        """``None`` where no publish is limited: then none pays for it."""
+        limits = self.config.limits
+        channel = _rate(limits.channel_publish_rate, limits.channel_publish_burst)
+        rates = Rates(
+            app=_rate(limits.app_publish_rate, limits.app_publish_burst),
+            user=_rate(limits.user_publish_rate, limits.user_publish_burst),
+            channels=() if channel is None else (("*", channel),),
+        )
+        if rates == Rates():
+            return None
+        return RateLimiter(self.stores.counters, self._now, lambda app: rates, self.tally)
+
     def _build_edges(self) -> None:
         limits = self.config.limits
         self.gate = WebSocketGate(
@@ -170,6 +226,7 @@ class Server(Service):
             session_limits=SessionLimits(
                 rate=limits.connection_rate,
                 burst=max(limits.connection_burst, limits.connection_rate),
+                exceeded=lambda: self.tally.exceeded("connection"),
                 malformed=limits.malformed_per_minute,
                 heartbeat_seconds=self.config.heartbeat.seconds,
             ),
@@ -193,6 +250,7 @@ class Server(Service):
             backlog=self.backlog,
             outbox=self._outbox,
             probe=self._probe,
+            tally=self.tally,
         )
         self._http = HttpEdge(
             messages=self.messages,
@@ -264,17 +322,30 @@ class Server(Service):
             tune_listener(port)
         await self.stores.start()
         if self.config.dev:
-            made = dev_records()
-            await self.stores.directory.create(made.app, [made.key], made.account)
+            await self.directory.add(dev_records().records)
         else:
+            await self._sealed.unlock(self._master_keys())
             self._provisioned = await provision(
-                self.stores.directory, self._now, self._random, self._in_thread, self._keep_credentials
+                self.directory, self._now, self._random, self._in_thread, self._keep_credentials
             )
+        await add_plans(self.directory)
         for service in self._running():
             service.startService()
         self._sweeping.start(1.0, now=False)
         self._announce()
         self._state = "ready"
+
+    def _master_keys(self) -> list[bytes]:
+        config = self.config
+        # What a node makes for itself, no other one has.
+        beside = None if config.redis.urls else Path(config.data) / _MASTER_KEY
+        return keep_master_keys(config.vault.keys, config.vault.key_file, beside, self._random)
+
+    async def _sweep_records(self) -> None:
+        await self.directory.sweep(int(self._now() * 1000), _SWEPT_AT_ONCE)
+
+    async def _expire_audit(self) -> None:
+        await self.audit.expire(self.config.accounts.audit_days * _DAY_SECONDS)
 
     def _in_thread(self, function: Callable[[str], str], argument: str) -> Deferred[str]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, argument)
@@ -340,6 +411,7 @@ class Server(Service):
         await gatherResults([maybeDeferred(port.stopListening) for port in self._ports], consumeErrors=True)
 
     async def _stop_services(self) -> None:
+        await self.logins.stop()
         for service in reversed(self._running()):
             if service.running:
                 await maybeDeferred(service.stopService)

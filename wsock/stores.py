@@ -7,17 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from wsock.backends.memory_audit import MemoryAudit
 from wsock.backends.memory_broker import MemoryBroker
 from wsock.backends.memory_counters import MemoryCounters
 from wsock.backends.memory_directory import MemoryDirectory
 from wsock.backends.memory_outbox import MemoryOutbox
 from wsock.backends.memory_presence import MemoryPresence
 from wsock.backends.memory_store import MemoryMessages
-from wsock.backends.sqlite import SqliteDatabase, SqliteDirectory, SqliteMessages, SqliteOutbox
+from wsock.backends.sqlite import SqliteAudit, SqliteDatabase, SqliteDirectory, SqliteMessages, SqliteOutbox
 from wsock.backends.sqlite_file import lock
 from wsock.config import Config
 from wsock.errors import ConfigError
-from wsock.interfaces import IBroker, ICounters, IDirectory, IMessageStore, IOutboxStore, IPresenceStore, IWorkQueue
+from wsock.interfaces import (
+    IAuditLog,
+    IBroker,
+    ICounters,
+    IDirectory,
+    IMessageStore,
+    IOutboxStore,
+    IPresenceStore,
+    IWorkQueue,
+)
 from wsock.measures import Batching
 
 __all__ = ["Part", "Stores", "build_stores", "is_data_in_use"]
@@ -52,6 +62,7 @@ class Stores:
     broker: IBroker
     history: IMessageStore
     directory: IDirectory
+    audit: IAuditLog
     outbox: IOutboxStore
     presence: IPresenceStore
     counters: ICounters
@@ -82,14 +93,16 @@ def build_stores(config: Config, reactor: Any, now: Callable[[], float], new_nam
         raise ConfigError("mongo.url: MongoDB serves a cluster: give --redis as well, or leave --mongo out")
     store: MemoryMessages | SqliteMessages
     directory: MemoryDirectory | SqliteDirectory
+    audit: MemoryAudit | SqliteAudit
     outbox: MemoryOutbox | SqliteOutbox
     parts: tuple[Part, ...] = ()
     if config.dev:
-        store, directory, outbox = MemoryMessages(), MemoryDirectory(), MemoryOutbox()
+        store, directory, audit, outbox = MemoryMessages(), MemoryDirectory(), MemoryAudit(), MemoryOutbox()
     else:
         path = Path(config.data) / _DATABASE
         database = SqliteDatabase(path, reactor, synchronous=config.sqlite.synchronous)
         store, directory, outbox = SqliteMessages(database), SqliteDirectory(database), SqliteOutbox(database)
+        audit = SqliteAudit(database)
         parts = (database,)
     broker = MemoryBroker(
         store,
@@ -106,6 +119,7 @@ def build_stores(config: Config, reactor: Any, now: Callable[[], float], new_nam
         broker=broker,
         history=store,
         directory=directory,
+        audit=audit,
         outbox=outbox,
         presence=MemoryPresence(max_members=config.limits.presence_members),
         counters=MemoryCounters(),

@@ -24,6 +24,8 @@ from wsock.protocol import frames
 from wsock.protocol.codec import Codec, encode
 from wsock.protocol.frames import HistoryEntry, HistoryPage, Member, Resumed, Token
 from wsock.protocol.position import Position
+from wsock.records import PLANS, PlanLimits
+from wsock.services.roles import PERMISSIONS, Permission
 from wsock.verbs import REQUESTS, VERBS
 
 if TYPE_CHECKING:
@@ -198,6 +200,27 @@ def _documented(enum: type[Enum]) -> Iterator[tuple[Any, str]]:
     return ((member, texts[member.name]) for member in enum)
 
 
+# Roles and plans.
+
+
+def permissions() -> str:
+    """What each role may do."""
+    rows = []
+    for permission, text in _documented(Permission):
+        least = PERMISSIONS[permission]
+        rows.append((f"`{permission}`", f"`{least}`" if least else "operators only", _prose(text)))
+    return _table(("permission", "least role", "what it is for"), rows)
+
+
+def plans() -> str:
+    """What the plans that there are at first allow."""
+    rows = []
+    for name in PlanLimits.__struct_fields__:
+        limits = [getattr(plan.limits, name) for plan in PLANS]
+        rows.append((f"`{name}`", *("no limit" if limit is None else f"{limit:,}" for limit in limits)))
+    return _table(("", *(f"`{plan.id}`" for plan in PLANS)), rows)
+
+
 # Settings.
 
 
@@ -300,6 +323,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "values": values,
     "error codes": error_codes,
     "close codes": close_codes,
+    "permissions": permissions,
+    "plans": plans,
     "settings": settings,
     "metrics": metrics,
     "routes": routes,

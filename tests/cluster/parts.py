@@ -19,6 +19,7 @@ __all__ = ["DURABLE", "Cluster", "ClusterNode", "ClusterTestCase", "soon"]
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 """A Redis that has each write on its disk before it answers."""
 
+_MASTER_KEY = "d3NvY2sgdGVzdCBtYXN0ZXIga2V5LCAzMiBieXRlcyE="
 _STARTS = 20
 _PATIENCE_SECONDS = 30.0
 _STEP_SECONDS = 0.05
@@ -84,6 +85,7 @@ class Cluster:
         self.redis: RedisServer = own_redis(*redis)
         self.mongo: MongoServer = own_mongo()
         options = ("--redis", self.redis.url, "--mongo", f"{self.mongo.url}/wsock")
+        config = f'{config}\n[vault]\nkeys = "{_MASTER_KEY}"\n'
         self.nodes = [ClusterNode(*options, config=config) for _ in range(nodes)]
         try:
             with ThreadPoolExecutor() as pool:

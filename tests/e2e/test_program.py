@@ -49,6 +49,23 @@ class StartTests(ProgramTestCase):
         for secret in (node.key, *secrets):
             self.assertNotIn(secret, first.output + node.program.output)
 
+    def test_secrets_are_encrypted(self) -> None:
+        """What is in the database signs nothing without the master key, and without that the server does not start."""
+        node = self.node("--log-format", "text", is_dev=False).start()
+        assert node.program is not None
+        node.program.stop()
+        data = node.directory / "data"
+        key = data / "master.key"
+        self.assertEqual(stat.S_IMODE(key.stat().st_mode), 0o600)
+        secret = re.findall(r"^Signing secret: (\S+)$", (data / "credentials.txt").read_text(), re.MULTILINE)[0]
+        stored = b"".join(path.read_bytes() for path in data.glob("wsock.db*"))
+        self.assertNotIn(secret.encode(), stored)
+        self.assertIn(b"sealed:1:", stored)
+
+        key.unlink()
+
+        self.assertIn("vault.keys", self.refused(node))
+
     def refused(self, node: Node) -> str:
         """What a server that can't start says, in one line, before it exits with a failure."""
         with self.assertRaises(AssertionError):

@@ -1,63 +1,28 @@
 """Counters in memory: a sliding window for each key, on one node.
 
-Events are counted in up to 64 groups a window. A group opens with an event, takes the next ones until it has
-a 64th of the limit (rounded up), and leaves the window as a whole when its first event does. So:
-
-* limits up to 64 are exact; of larger ones any window has less than one group too many, which is 1.6 %
-  (3 % just above 64),
-* whoever always asks for more gets the limit in each window on end: the rate that lasts is limit / window,
-* a key takes at most 65 times and counts (about 1 KiB), whatever its limit.
+How exact they are, and what a key takes, says :class:`wsock.protocol.rates.SlidingWindow`.
 """
 
 from __future__ import annotations
 
-from array import array
 from heapq import heappop, heappush, heapreplace
 
 from zope.interface import implementer
 
-from wsock.interfaces import ICounters
+from wsock.interfaces import ICounters, Lease
+from wsock.protocol.rates import SlidingWindow
 
 __all__ = ["MemoryCounters"]
 
-_GROUPS = 64
 _SWEEP = 2
 
 
-class _Window:
-    """The groups of one key, the oldest first: when each opened, and how many events it has."""
+class _Counted(SlidingWindow):
+    """The window of one key, which can be forgotten at ``forget_at``."""
 
-    __slots__ = ("counts", "ends_at", "opened", "total")
+    __slots__ = ("forget_at",)
 
-    def __init__(self) -> None:
-        self.opened = array("d")
-        self.counts = array("Q")
-        self.total = 0
-        self.ends_at = 0.0
-
-    def slide(self, start: float, now: float) -> None:
-        """Forgets the groups that opened at ``start`` or before."""
-        if self.opened and self.opened[-1] > now:
-            self._set_back(self.opened[-1] - now)
-        gone = 0
-        while gone < len(self.opened) and self.opened[gone] <= start:
-            self.total -= self.counts[gone]
-            gone += 1
-        del self.opened[:gone]
-        del self.counts[:gone]
-
-    def count(self, room: int, now: float) -> None:
-        """One event more, in the newest group if that has fewer than ``room``."""
-        if self.opened and self.counts[-1] < room:
-            self.counts[-1] += 1
-        else:
-            self.opened.append(now)
-            self.counts.append(1)
-        self.total += 1
-
-    def _set_back(self, seconds: float) -> None:
-        """Follows a wall clock that was set back; else nobody had room until it is where it was."""
-        self.opened = array("d", (opened - seconds for opened in self.opened))
+    forget_at: float
 
 
 @implementer(ICounters)
@@ -70,34 +35,43 @@ class MemoryCounters:
 
     def __init__(self, max_keys: int = 100_000) -> None:
         self._max_keys = max_keys
-        self._windows: dict[str, _Window] = {}
+        self._windows: dict[str | tuple[str, str], _Counted] = {}
         # One entry a key. Its time may be too early: whoever meets it puts it right, so that a hit need not.
-        self._ends: list[tuple[float, str]] = []
+        # The number keeps keys of both kinds from being compared.
+        self._ends: list[tuple[float, int, str | tuple[str, str]]] = []
+        self._added = 0
 
     def __len__(self) -> int:
         return len(self._windows)
 
     async def hit(self, key: str, limit: int, window_seconds: float, now: float) -> float:
         """Counts one event if there is room. Returns 0, or the seconds after which there is room again."""
+        lease = self._take(key, limit, window_seconds, 1, now)
+        return 0.0 if lease.granted else lease.wait
+
+    async def lease(self, app: str, key: str, limit: int, window_seconds: float, wanted: int, now: float) -> Lease:
+        """Counts up to ``wanted`` events, as many as there is room for."""
+        return self._take((app, key), limit, window_seconds, wanted, now)
+
+    def _take(self, key: str | tuple[str, str], limit: int, seconds: float, wanted: int, now: float) -> Lease:
         self._sweep(now)
         window = self._windows.get(key)
-        if window is not None:
-            window.slide(now - window_seconds, now)
-            if window.total >= limit:
-                return _wait(window, limit, window_seconds, now)
-        elif limit < 1:
-            return window_seconds
-        else:
-            window = self._add(key, now + window_seconds)
-        window.count(-(-limit // _GROUPS), now)
-        window.ends_at = window.opened[-1] + window_seconds
-        return 0.0
+        if window is None:
+            if limit < 1:
+                return Lease(0, seconds)
+            window = self._add(key, now + seconds)
+        granted = window.take(wanted, limit, seconds, now)
+        if granted:
+            window.forget_at = window.ends_at(seconds)
+        return Lease(granted, window.wait(limit, seconds, now))
 
-    def _add(self, key: str, ends_at: float) -> _Window:
+    def _add(self, key: str | tuple[str, str], ends_at: float) -> _Counted:
         while len(self._windows) >= self._max_keys:
             self._forget_first()
-        window = self._windows[key] = _Window()
-        heappush(self._ends, (ends_at, key))
+        window = self._windows[key] = _Counted()
+        window.forget_at = ends_at
+        self._added += 1
+        heappush(self._ends, (ends_at, self._added, key))
         return window
 
     def _sweep(self, now: float) -> None:
@@ -109,20 +83,10 @@ class MemoryCounters:
 
     def _forget_first(self) -> None:
         """Forgets the key that ends first, or puts its entry right when it ends later than that says."""
-        ends_at, key = self._ends[0]
-        actual = self._windows[key].ends_at
+        ends_at, number, key = self._ends[0]
+        actual = self._windows[key].forget_at
         if actual > ends_at:
-            heapreplace(self._ends, (actual, key))
+            heapreplace(self._ends, (actual, number, key))
         else:
             heappop(self._ends)
             del self._windows[key]
-
-
-def _wait(window: _Window, limit: int, window_seconds: float, now: float) -> float:
-    """Until so many groups are gone that the total is below the limit."""
-    total = window.total
-    for opened, count in zip(window.opened, window.counts, strict=True):
-        total -= count
-        if total < limit:
-            return opened + window_seconds - now
-    return window_seconds

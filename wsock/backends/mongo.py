@@ -9,9 +9,10 @@ A database is started before and stopped after what uses it::
     outbox = MongoOutbox(database)
 """
 
+from wsock.backends.mongo_audit import MongoAudit
 from wsock.backends.mongo_database import MongoDatabase
 from wsock.backends.mongo_directory import MongoDirectory
 from wsock.backends.mongo_messages import MongoMessages
 from wsock.backends.mongo_outbox import MongoOutbox
 
-__all__ = ["MongoDatabase", "MongoDirectory", "MongoMessages", "MongoOutbox"]
+__all__ = ["MongoAudit", "MongoDatabase", "MongoDirectory", "MongoMessages", "MongoOutbox"]

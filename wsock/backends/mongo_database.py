@@ -24,6 +24,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from txmongo.errors import TimeExceeded
 
+from wsock.backends.mongo_migrations import migrate
 from wsock.backends.mongo_pool import connect
 from wsock.backends.mongo_probe import check
 from wsock.backends.mongo_schema import APPS, INDEXES, Index
@@ -120,7 +121,7 @@ class MongoDatabase:
         return f"<MongoDatabase {self._url}>"
 
     async def start(self) -> None:
-        """Connects, logs in and makes the indexes.
+        """Connects, logs in, makes the indexes, and brings documents of an older wsock to what this one reads.
 
         Raises :class:`ConfigError` when a setting is wrong, and :class:`Unavailable` when the MongoDB is away, both
         with a line that tells why, and without the password. Nothing stays open then, and it may be called again.
@@ -132,6 +133,7 @@ class MongoDatabase:
             await self._explained(_look, self._operation_seconds)
             for collection in dict.fromkeys(index.collection for index in self._indexes):
                 await self._explained(self._make_indexes(collection), self._index_seconds)
+            await self._explained(migrate, self._index_seconds)
         except Exception:
             await self.stop()
             raise

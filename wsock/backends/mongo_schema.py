@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wsock.records import KINDS, Kind
+
 __all__ = [
     "ACCOUNTS",
     "APPS",
+    "AUDIT",
     "COUNTERS",
     "CREATIONS",
     "ENDPOINTS",
@@ -16,6 +19,7 @@ __all__ = [
     "KEYS",
     "MESSAGES",
     "OUTBOX",
+    "VERSIONS",
     "Index",
 ]
 
@@ -27,6 +31,8 @@ CREATIONS = "creation"
 ENDPOINTS = "endpoint"
 OUTBOX = "outbox"
 COUNTERS = "counter"
+AUDIT = "audit"
+VERSIONS = "version"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,23 @@ class Index:
         return {"name": self.name, "key": dict.fromkeys(self.fields, 1), **self.options}
 
 
+def _record_indexes(kind: Kind) -> list[Index]:
+    """What is unique, and what lists and the deletion of an owner look for."""
+    unique = [
+        Index(
+            collection=kind.name,
+            name="_".join(unique.fields),
+            fields=unique.columns,
+            # What may be empty is left out of the documents, and a sparse index leaves those out.
+            options={"unique": True} | ({"sparse": True} if unique.may_be_empty else {}),
+        )
+        for unique in kind.unique
+    ]
+    lists = [Index(collection=kind.name, name=name, fields=(name,)) for name in (*kind.owners, *kind.lists)]
+    swept = [Index(collection=kind.name, name="expiry", fields=("expires_at",))] if kind.is_swept else []
+    return [*unique, *lists, *swept]
+
+
 INDEXES = (
     # A message is stored once, however often it is appended.
     Index(
@@ -58,11 +81,17 @@ INDEXES = (
     Index(collection=MESSAGES, name="age", fields=("app", "persist", "timestamp")),
     # MongoDB deletes by itself what carries a time that has come.
     Index(collection=MESSAGES, name="expiry", fields=("expires_at",), options={"expireAfterSeconds": 0}),
-    # Several keys may have no API key: their documents lack the field, and a sparse index leaves them out.
-    Index(collection=KEYS, name="api_key_hash", fields=("api_key_hash",), options={"unique": True, "sparse": True}),
-    Index(collection=ACCOUNTS, name="email", fields=("folded_email",), options={"unique": True}),
-    Index(collection=ENDPOINTS, name="app", fields=("app",)),
+    *(index for kind in KINDS.values() for index in _record_indexes(kind)),
     # An endpoint is told of an event once, however often that is recorded.
     Index(collection=OUTBOX, name="event", fields=("app", "event", "endpoint"), options={"unique": True}),
     Index(collection=OUTBOX, name="order", fields=("app", "number")),
+    *(
+        Index(collection=AUDIT, name=name, fields=fields)
+        for name, fields in {
+            "time": ("at", "_id"),
+            "team": ("team", "at", "_id"),
+            "app": ("app", "at", "_id"),
+            "actor": ("actor", "at", "_id"),
+        }.items()
+    ),
 )

@@ -7,9 +7,10 @@ A database is started before and stopped after what uses it::
     messages = SqliteMessages(database)
 """
 
+from wsock.backends.sqlite_audit import SqliteAudit
 from wsock.backends.sqlite_database import SqliteDatabase
 from wsock.backends.sqlite_directory import SqliteDirectory
 from wsock.backends.sqlite_messages import SqliteMessages
 from wsock.backends.sqlite_outbox import SqliteOutbox
 
-__all__ = ["SqliteDatabase", "SqliteDirectory", "SqliteMessages", "SqliteOutbox"]
+__all__ = ["SqliteAudit", "SqliteDatabase", "SqliteDirectory", "SqliteMessages", "SqliteOutbox"]

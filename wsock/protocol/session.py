@@ -22,13 +22,16 @@ credential expires (``expires_at``, same clock).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 from msgspec import UNSET
 
 from wsock.errors import CloseCode, Code, Malformed, Refused
 from wsock.protocol.codec import Codec
 from wsock.protocol.frames import ErrorEvent, Event, Pong, Request
+from wsock.protocol.rates import SlidingWindow
 
 __all__ = ["Answer", "End", "Session", "SessionLimits", "error_event"]
 
@@ -40,7 +43,9 @@ class SessionLimits:
     rate: float = 0.0
     """Requests a second, sustained."""
     burst: float = 0.0
-    """Requests at once; at least ``rate``."""
+    """Requests at once: so many in any time in which the rate allows as many; at least 1."""
+    exceeded: Callable[[], bool] = lambda: True
+    """Asked for each request beyond the rate: whether it is refused."""
     malformed: int = 10
     """Malformed texts in a minute that end the connection."""
     expiry_grace_seconds: float = 30.0
@@ -89,12 +94,11 @@ class Session:
     """The state of one connection, as far as the protocol sees it."""
 
     __slots__ = (
-        "_allowance",
         "_codec",
-        "_filled_at",
         "_is_ended",
         "_limits",
         "_malformed",
+        "_performed",
         "_quiet_since",
         "_warned_at",
         "expires_at",
@@ -107,8 +111,7 @@ class Session:
         self.expires_at = expires_at
         self.sent = False
         self._quiet_since = now
-        self._filled_at = now
-        self._allowance = limits.burst
+        self._performed: SlidingWindow | None = None
         self._malformed: list[float] | None = None
         self._warned_at: float | None = None
         self._is_ended = False
@@ -121,8 +124,10 @@ class Session:
             request = self._codec.decode(text)
         except Malformed as e:
             return self._blame(e, now)
-        if self._limits.rate and not self._admits(request, now):
-            return Answer(self._throttled(request))
+        if self._limits.rate:
+            wait = self._wait(request, now)
+            if wait and self._limits.exceeded():
+                return Answer(self._throttled(request, wait))
         return request
 
     def tick(self, now: float) -> Answer | End | None:
@@ -173,19 +178,19 @@ class Session:
         self._is_ended = True
         return End(CloseCode.TOKEN_EXPIRED, "the token has expired")
 
-    def _admits(self, request: Request, now: float) -> bool:
+    def _wait(self, request: Request, now: float) -> float:
+        """Counts a request; 0, or the seconds to wait when there are too many."""
         if request.__struct_config__.tag == "ping":
-            return True
-        limits = self._limits
-        self._allowance = min(limits.burst, self._allowance + (now - self._filled_at) * limits.rate)
-        self._filled_at = now
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
+            return 0.0
+        if self._performed is None:
+            self._performed = SlidingWindow()
+        limit = max(1, ceil(self._limits.burst))
+        seconds = limit / self._limits.rate
+        if self._performed.take(1, limit, seconds, now):
+            return 0.0
+        return max(ceil(self._performed.wait(limit, seconds, now) * 1000), 1) / 1000
 
-    def _throttled(self, request: Request) -> ErrorEvent:
-        wait = round((1 - self._allowance) / self._limits.rate, 3)
+    def _throttled(self, request: Request, wait: float) -> ErrorEvent:
         text = f"more than {self._limits.rate:g} requests a second on this connection (limits.connection_rate)"
         return error_event(
             Refused(Code.RATE_LIMITED, text, retry_after=wait),

@@ -97,7 +97,7 @@ class Auth:
 
     Keys and apps are remembered for ``cache_seconds``: that long may a revoked key still be accepted. Of a
     token that was verified only its times, key and app are checked again. Each memory holds at most
-    ``cache_size`` entries.
+    ``cache_size`` entries. ``accepted`` is called with the id of the key of each credential.
     """
 
     def __init__(
@@ -107,8 +107,10 @@ class Auth:
         *,
         cache_seconds: float = 5.0,
         cache_size: int = 10_000,
+        accepted: Callable[[str], None] = lambda key_id: None,
     ) -> None:
         self._now = now
+        self._accepted = accepted
         self._directory = DirectoryCache(directory, now, seconds=cache_seconds, size=cache_size)
         self._compiled: Recent[str, _Compiled] = Recent(cache_size)
         self._verified: Recent[bytes, tuple[Key, _Claims]] = Recent(cache_size)
@@ -122,6 +124,11 @@ class Auth:
         and is anonymous otherwise. Raises :class:`Refused` with ``unauthorized``, ``token_expired``, or
         ``forbidden`` when the app is disabled.
         """
+        credential = await self._credential(key, token, client_id)
+        self._accepted(credential.key_id)
+        return credential
+
+    async def _credential(self, key: str | None, token: str | None, client_id: str | None) -> Credential:
         if token:
             return await self._by_token(token)
         if key:
@@ -191,7 +198,8 @@ class Auth:
             raise _unauthorized("the key is revoked")
         end = _key_end(key)
         if end is not None and self._now() >= end:
-            raise _unauthorized("the key has expired")
+            was_replaced = end == _seconds(key.retire_at)
+            raise _unauthorized("the key was replaced: use its successor" if was_replaced else "the key has expired")
         app = await self._directory.app(key.app)
         if app is None:
             raise _unauthorized("the app of the key does not exist")
@@ -253,7 +261,12 @@ def _unauthorized(text: str) -> Refused:
 
 
 def _key_end(key: Key) -> float | None:
-    return None if key.expires_at is None else key.expires_at / 1000
+    """When the key is no longer good, in seconds: it expires, or has been replaced long enough ago."""
+    return _earliest(_seconds(key.expires_at), _seconds(key.retire_at))
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _earliest(*times: float | None) -> float | None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -104,8 +105,18 @@ class Lookups(Generic[V]):
             waiting.callback(outcome)
 
 
+def _without_use(fetch: Callable[[str], Awaitable[Key | None]]) -> Callable[[str], Awaitable[Key | None]]:
+    """The look-up, of keys without their last use: it is no change of a key, so what was made of one stays good."""
+
+    async def look_up(name: str) -> Key | None:
+        key = await fetch(name)
+        return key if key is None or key.last_used_at is None else replace(key, last_used_at=None)
+
+    return look_up
+
+
 class DirectoryCache:
-    """Apps and keys, at most ``seconds`` old: so soon does a revocation take effect.
+    """Apps and keys, at most ``seconds`` old: so soon does a revocation take effect. A key's last use is left out.
 
     Look-ups of the same name that run at once are one. Errors of the directory are passed on and not
     remembered.
@@ -113,8 +124,8 @@ class DirectoryCache:
 
     def __init__(self, directory: IDirectory, now: Callable[[], float], *, seconds: float, size: int) -> None:
         self._apps: Lookups[App] = Lookups(directory.app, now, seconds, size)
-        self._keys: Lookups[Key] = Lookups(directory.key, now, seconds, size)
-        self._hashes: Lookups[Key] = Lookups(directory.key_by_hash, now, seconds, size)
+        self._keys: Lookups[Key] = Lookups(_without_use(directory.key), now, seconds, size)
+        self._hashes: Lookups[Key] = Lookups(_without_use(directory.key_by_hash), now, seconds, size)
 
     async def app(self, id: str) -> App | None:
         """The app of this id."""

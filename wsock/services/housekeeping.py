@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -23,7 +23,7 @@ class Housekeeping(Service):
     """Deletes messages beyond their time to live, a slice at a time so that nothing waits for it.
 
     ``transient_seconds`` is how long a message that is no history is kept, the recovery window; ``trim`` is called
-    each round.
+    each round, and then the ``chores``, which may raise :class:`Unavailable`.
     """
 
     _log = Logger()
@@ -39,6 +39,7 @@ class Housekeeping(Service):
         ttl_seconds: float,
         transient_seconds: float,
         interval_seconds: float = 10.0,
+        chores: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
         self._directory = directory
         self._store = store
@@ -48,6 +49,7 @@ class Housekeeping(Service):
         self._ttl_seconds = ttl_seconds
         self._transient_seconds = transient_seconds
         self._interval_seconds = interval_seconds
+        self._chores = chores
         self._loop = LoopingCall(self._start_round)
         self._loop.clock = clock
         self._round: Deferred[None] | None = None
@@ -74,6 +76,8 @@ class Housekeeping(Service):
     async def _go_round(self) -> None:
         try:
             self._trim()
+            for chore in self._chores:
+                await chore()
             for app in await self._directory.apps():
                 await self._expire_safely(app.id)
         except CancelledError:

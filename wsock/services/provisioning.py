@@ -8,15 +8,18 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from argon2 import PasswordHasher
 
-from wsock.interfaces import Account, App, IDirectory, Key
+from wsock.errors import Conflict
+from wsock.interfaces import Account, App, IDirectory, IRecords, Key
+from wsock.records import PLANS, Membership, Plan, Record, Role, Team, membership_id
 from wsock.services.auth import hash_api_key
 
-__all__ = ["Provisioned", "dev_records", "provision", "write_credentials"]
+__all__ = ["Provisioned", "add_plans", "dev_records", "provision", "write_credentials"]
 
 OWNER_EMAIL = "owner@localhost"
 
@@ -35,6 +38,20 @@ class Provisioned:
     account: Account
     api_key: str
     password: str
+
+    @property
+    def records(self) -> list[Record]:
+        """All that is to be stored: the owner runs the server, and owns the team that has the app."""
+        created_at = self.app.created_at
+        team = Team(id=self.app.team, name="First team", created_at=created_at)
+        member = Membership(
+            id=membership_id(team.id, self.account.id),
+            team=team.id,
+            account=self.account.id,
+            role=Role.OWNER,
+            created_at=created_at,
+        )
+        return [team, self.account, member, self.app, self.key]
 
     def __repr__(self) -> str:
         return f"<Provisioned app {self.app.id}, key {self.key.id}>"
@@ -72,18 +89,26 @@ async def provision(
     made = _first_records(int(now() * 1000), random, password, password_hash)
     keep(made)
     try:
-        await directory.create(made.app, [made.key], made.account)
-    except ValueError:
+        await directory.add(made.records)
+    except Conflict:
         if await directory.is_empty():
             raise
         return None
     return made
 
 
+async def add_plans(records: IRecords) -> None:
+    """Stores the plans that a new directory begins with. Where there is any plan, none is added."""
+    if (await records.page(Plan, {}, None, 1)).items:
+        return
+    with suppress(Conflict):  # another node was faster
+        await records.add(PLANS)
+
+
 def dev_records() -> Provisioned:
     """The app of ``--dev``, the same at each start: everybody knows its credentials."""
     return Provisioned(
-        app=App(id="demo", name="Demo", created_at=0),
+        app=App(id="demo", name="Demo", created_at=0, team="demo"),
         key=Key(
             id="demo",
             app="demo",
@@ -94,7 +119,14 @@ def dev_records() -> Provisioned:
             secret="demo-secret-for-development-only",
             client_ids="*",
         ),
-        account=Account(id="admin", email="admin@localhost", password_hash=_DEV_PASSWORD_HASH, created_at=0),
+        account=Account(
+            id="admin",
+            email="admin@localhost",
+            name="Admin",
+            password_hash=_DEV_PASSWORD_HASH,
+            created_at=0,
+            is_operator=True,
+        ),
         api_key="demo",
         password="admin",
     )
@@ -128,9 +160,14 @@ def _first_records(created_at: int, random: Callable[[int], bytes], password: st
         secret=_text(random(32)),
     )
     account = Account(
-        id=f"acc_{random(8).hex()}", email=OWNER_EMAIL, password_hash=password_hash, created_at=created_at
+        id=f"acc_{random(8).hex()}",
+        email=OWNER_EMAIL,
+        name="Owner",
+        password_hash=password_hash,
+        created_at=created_at,
+        is_operator=True,
     )
-    app = App(id=app_id, name="First app", created_at=created_at)
+    app = App(id=app_id, name="First app", created_at=created_at, team=f"team_{random(8).hex()}")
     return Provisioned(app=app, key=key, account=account, api_key=api_key, password=password)
 
 

@@ -89,6 +89,7 @@ def publish(peer: Peer, request: Publish) -> Publishing:
         identity=credential.identity,
         publisher_id=peer.client_id,
         persist=request.persist is not False,
+        user=peer.client_id,
     )
     return publishing
 

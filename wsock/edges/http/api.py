@@ -172,6 +172,7 @@ class Api:
             identity=credential.identity,
             publisher_id=credential.client_id or "server",
             persist=item.persist is not False,
+            user=credential.client_id,
         )
 
     def _publish_one(self, credential: Credential, channel: str, text: Raw) -> Deferred[Accepted | NotAccepted]:

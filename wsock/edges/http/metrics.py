@@ -16,6 +16,7 @@ from wsock.edges.gate import WebSocketGate
 from wsock.measures import SECONDS, SIZES, Batching, Histogram, merged
 from wsock.services.backlog import Backlog
 from wsock.services.hub import Hub
+from wsock.services.limits import Tally
 from wsock.services.messages import Messages
 from wsock.services.outbox import Outbox
 from wsock.services.persister import Persister
@@ -87,10 +88,11 @@ def node_measures(
     backlog: Backlog,
     outbox: Outbox,
     probe: ReactorProbe,
+    tally: Tally,
 ) -> list[Measure]:
     """All metrics of a node."""
     return [
-        *_connection_measures(gate),
+        *_connection_measures(gate, tally),
         *_delivery_measures(hub, turn),
         *_publish_measures(messages, batching),
         *_storing_measures(persisters, backlog, outbox),
@@ -98,7 +100,7 @@ def node_measures(
     ]
 
 
-def _connection_measures(gate: WebSocketGate) -> list[Measure]:
+def _connection_measures(gate: WebSocketGate, tally: Tally) -> list[Measure]:
     return [
         Measure(name="wsock_connections", text="WebSocket connections now.", kind="gauge", read=lambda: len(gate)),
         Measure(
@@ -134,6 +136,20 @@ def _connection_measures(gate: WebSocketGate) -> list[Measure]:
             kind="counter",
             read=lambda: gate.refused,
             label="code",
+        ),
+        Measure(
+            name="wsock_rate_limited",
+            text="Publishes, requests and connects refused because of a rate limit, by whose limit it is.",
+            kind="counter",
+            read=lambda: tally.refused,
+            label="scope",
+        ),
+        Measure(
+            name="wsock_rate_observed",
+            text="What would have been refused so, were the limits enforced.",
+            kind="counter",
+            read=lambda: tally.observed,
+            label="scope",
         ),
     ]
 

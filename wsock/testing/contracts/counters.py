@@ -6,9 +6,10 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
-from wsock.interfaces import ICounters
+from wsock.interfaces import ICounters, Lease
 
 if TYPE_CHECKING:
     from twisted.trial.unittest import TestCase
@@ -146,3 +147,81 @@ class CountersContract(TestCase):
 
         self.assertLessEqual(await self.counters.hit("key", 10, 10, START - 3600), 10.5)
         self.assertEqual(await self.counters.hit("key", 10, 10, START - 3600 + 11), 0)
+
+    # Leases.
+
+    async def lease(
+        self, wanted: int, at: float, limit: int = 10, window: float = 10, *, app: str = "app", key: str = "key"
+    ) -> Lease:
+        """A lease at this time."""
+        return await self.counters.lease(app, key, limit, window, wanted, START + at)
+
+    async def test_lease(self) -> None:
+        """What is wanted is granted while there is room; then what there is; then nothing, and how long to wait."""
+        self.assertEqual(await self.lease(4, 0), Lease(4, 0.0))
+        last = await self.lease(7, 4)
+        refused = await self.lease(1, 5)
+
+        self.assertEqual((last.granted, refused.granted), (6, 0))
+        self.assertAlmostEqual(last.wait, 6, delta=0.01)
+        self.assertAlmostEqual(refused.wait, 5, delta=0.01)
+
+    async def test_lease_after_the_wait(self) -> None:
+        """Whoever waits as long as it is told is granted what left the window by then."""
+        await self.lease(4, 0)
+        await self.lease(6, 1)
+        wait = (await self.lease(1, 2)).wait
+
+        self.assertEqual(await self.lease(5, 2 + wait - 0.001), Lease(0, await self._wait_at(2 + wait - 0.001)))
+        self.assertEqual((await self.lease(5, 2 + wait + 0.001)).granted, 4)
+
+    async def _wait_at(self, at: float) -> float:
+        return (await self.lease(1, at)).wait
+
+    async def test_leases_add_up(self) -> None:
+        """Leases of all sizes together get the limit of each window, for large limits too."""
+        for limit in (7, 100, 1000, 10_000):
+            granted = 0
+            for n in range(3000):
+                granted += (await self.lease(1 + n % 13, n / 100, limit, 10, key=f"key-{limit}")).granted
+            self.assert_about(granted, min(3 * limit, 3000 * 7))
+
+    async def test_large_lease(self) -> None:
+        """A lease may be as large as the limit, and is gone a window later."""
+        self.assertEqual((await self.lease(5000, 0, 1000)).granted, 1000)
+        self.assertEqual((await self.lease(1, 9.9, 1000)).granted, 0)
+        self.assertEqual((await self.lease(5000, 10.1, 1000)).granted, 1000)
+
+    async def test_leases_are_apart(self) -> None:
+        """Apps never meet, nor do keys, nor what is leased and what is hit."""
+        await self.lease(10, 0)
+
+        self.assertEqual((await self.lease(10, 0, app="other")).granted, 10)
+        self.assertEqual((await self.lease(10, 0, key="other")).granted, 10)
+        self.assertEqual(await self.counters.hit("key", 1, 10, START), 0)
+        self.assertEqual(await self.counters.hit("app:key", 1, 10, START), 0)
+
+    async def test_many_leases_at_once(self) -> None:
+        """Leases that are asked for without waiting are granted in that order."""
+        asked = [Deferred.fromCoroutine(self.lease(3, 0, 1000, key=f"key-{n % 2}")) for n in range(700)]
+
+        granted = [(await lease).granted for lease in asked]
+
+        self.assertEqual(granted[:666], [3] * 666)
+        self.assertEqual(granted[666:668], [1, 1])
+        self.assertEqual(sum(granted[668:]), 0)
+
+    async def test_lease_under_another_limit(self) -> None:
+        """A new limit counts what was leased under the old one."""
+        await self.lease(10, 0)
+
+        self.assertEqual((await self.lease(20, 1, 15)).granted, 5)
+        self.assertEqual((await self.lease(20, 2, 5)).granted, 0)
+        self.assertEqual((await self.lease(20, 2, 0)).granted, 0)
+
+    async def test_lease_after_the_clock_was_set_back(self) -> None:
+        """A wall clock that is set back does not lock anybody out for longer than a window."""
+        await self.lease(10, 0)
+
+        self.assertLessEqual((await self.lease(1, -3600)).wait, 10)
+        self.assertEqual((await self.lease(1, -3600 + 11)).granted, 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from zope.interface.verify import verifyObject
 
+from wsock.errors import Conflict
 from wsock.interfaces import Account, App, Endpoint, IDirectory, Key
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ KEY = Key(
 )
 PLAIN_KEY = Key(id="key-2", app="shop", name="Browser", created_at=1)
 ACCOUNT = Account(
-    id="account-1", email="\u00c9mile@Example.org", password_hash="$argon2id$x", created_at=2, role="admin"
+    id="account-1", email="\u00c9mile@Example.org", password_hash="$argon2id$x", created_at=2, is_operator=True
 )
 
 ENDPOINT = Endpoint(
@@ -126,7 +127,7 @@ class DirectoryContract(TestCase):
             (other, [_other_key("new", "")], taken_email),
             (other, [_other_key("new", "")], taken_account),
         ):
-            with self.assertRaises(ValueError):
+            with self.assertRaises(Conflict):
                 await self.directory.create(app, keys, account)
             self.assertIsNone(await self.directory.app("other"))
             self.assertIsNone(await self.directory.key("new"))
@@ -134,7 +135,7 @@ class DirectoryContract(TestCase):
 
     async def test_key_of_another_app_is_refused(self) -> None:
         """An app is created with its own keys only."""
-        with self.assertRaises(ValueError):
+        with self.assertRaises(Conflict):
             await self.directory.create(APP, [_other_key("new", "")], ACCOUNT)
 
         self.assertTrue(await self.directory.is_empty())
@@ -159,7 +160,7 @@ class DirectoryContract(TestCase):
         await self.directory.add_endpoint(ENDPOINT)
 
         for id, app in (("endpoint-2", "shop"), ("endpoint-9", "other")):
-            with self.assertRaises(ValueError):
+            with self.assertRaises(Conflict):
                 await self.directory.add_endpoint(Endpoint(id=id, app=app, url="https://b", created_at=1))
 
         self.assertEqual(await self.directory.endpoints("shop"), [ENDPOINT])
