@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 
@@ -592,6 +593,51 @@ class AcceptTests(_Case):
         self.assertEqual(refused.code, Code.INTERNAL)
         server.call(b"DEL wsock:log:3:app:bad")
         self.assertEqual(await node.publish(channel="bad"), [1])
+
+    async def test_failed_message_may_be_repeated(self) -> None:
+        """One that failed after its id was remembered is forgotten again: the repetition is accepted, and delivered."""
+        node = await self.node(self.redis().url)
+        await node.attach()
+        await node.publish()
+        await node.ask("XADD", "wsock:log:3:app:room", "1000-1", "b", "in the way")
+        await self.failed(published(node.broker, make_publication("m1")))
+        await node.ask("XDEL", "wsock:log:3:app:room", "1000-1")
+        await node.ask("DEL", "wsock:log:3:app:room")
+
+        receipt = await published(node.broker, make_publication("m1"))
+
+        self.assertEqual((receipt.sequence, receipt.is_duplicate), (2, False))
+        await self.until(lambda: node.sequences() == [1, 2])
+
+    async def test_run_that_is_known_in_part(self) -> None:
+        """Of a run that begins before the position only what lies behind it is delivered."""
+        node = await self.node(self.redis().url)
+        await node.attach()
+        await node.publish(3)
+        await self.until(lambda: node.sequences() == [1, 2, 3])
+        epoch = node.messages[0].epoch
+        run = msgspec.json.encode([epoch, 2, "", [[n, [f"m{n}", n, "alice", True]] for n in (2, 3, 4, 5)]])
+
+        await node.ask("PUBLISH", "wsock:topic:3:app:room", b"m " + run)
+
+        await self.until(lambda: node.sequences() == [1, 2, 3, 4, 5])
+        self.assertEqual([bytes(message.data) for message in node.messages[3:]], [b"4", b"5"])
+
+    async def test_expiries_are_renewed_by_spans(self) -> None:
+        """A log's and a head's expiry is set when the log is new, and again when a message comes in a later span."""
+        node = await self.node(self.redis().url, history_seconds=6.4)
+        log, long = "wsock:log:3:app:room", 10**9
+        await node.publish()
+        self.assertTrue(6_000 < await node.ask("PTTL", log) <= 6_500)
+        await node.ask("PEXPIRE", log, long)
+        await deferLater(REACTOR, 0.11)
+        await node.publish()
+        self.assertTrue(6_000 < await node.ask("PTTL", log) <= 6_500)
+        await node.ask("DEL", log)
+        await node.publish()
+
+        self.assertTrue(6_000 < await node.ask("PTTL", log) <= 6_500)
+        self.assertGreater(await node.ask("PTTL", "wsock:head:3:app:room"), 604_800_000)
 
     async def failed(self, answer: Deferred[Any]) -> Any:
         failures: list[Any] = []
