@@ -69,7 +69,10 @@ class ProgramTests(SynchronousTestCase):
         self.reactor.stop = lambda: self.stops.append(True)  # type: ignore[method-assign]  # it only sets a flag
         self.exits: list[Callable[[], None]] = []
         observer = FileLogObserver(io.StringIO(), str)
-        self.program = tap.Program(self.server, self.reactor, observer, self.exits.append)
+        self.ups: list[str] = []
+        self.program = tap.Program(
+            self.server, self.reactor, observer, self.exits.append, when_up=lambda: self.ups.append("up")
+        )
 
     def run_reactor(self) -> None:
         """What ``reactor.run()`` does first."""
@@ -85,10 +88,11 @@ class ProgramTests(SynchronousTestCase):
         """A server that starts runs on."""
         self.program.privilegedStartService()
         self.program.startService()
+        self.assertEqual(self.ups, [])
         self.server.when_started.callback(None)
         self.run_reactor()
 
-        self.assertEqual(self.server.calls, ["privileged", "start"])
+        self.assertEqual((self.server.calls, self.ups), (["privileged", "start"], ["up"]))
         self.assertEqual((self.stops, self.exits), ([], []))
 
     def test_stop(self) -> None:
