@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from tests.base import TestCase
 from tests.servers import RedisServer, private_redis
 from wsock.backends.redis import Durability, RedisBroker, RedisQueue, Watch
+from wsock.backends.redis_batch import entry_messages
 from wsock.protocol.messages import Message
 from wsock.protocol.position import Position
 from wsock.testing.contracts.broker import WaitingReceiver, make_publication, published
@@ -78,6 +79,11 @@ class Node:
     async def read(self, after: Position, channel: str = "room") -> list[int]:
         """The sequences behind a position."""
         return [message.sequence for message in await self.broker.read("app", channel, after, 10_000)]
+
+    async def kept(self, channel: str = "room") -> int:
+        """How many messages of a channel Redis has in its log."""
+        entries = await self.ask("XRANGE", f"wsock:log:3:app:{channel}", "-", "+")
+        return sum(len(entry_messages(channel, entry)) for entry in entries)
 
     async def ask(self, *command: Any) -> Any:
         """What Redis answers to a command."""

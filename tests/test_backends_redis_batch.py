@@ -9,15 +9,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.base import SynchronousTestCase
-from wsock.backends.redis_batch import PublishBatches, decode_body
+from wsock.backends.redis_batch import PublishBatches, entry_messages
 from wsock.errors import Code, Refused, Unavailable
 from wsock.protocol.messages import Publication, Receipt
 from wsock.testing.contracts.broker import make_publication
 
+CAP = 5000
 
-def packed(*answers: tuple[int, int, int, str]) -> bytes:
+
+def packed(*answers: tuple[Any, ...]) -> bytes:
     """As the script answers."""
-    return msgspec.msgpack.encode([value for answer in answers for value in answer])
+    return msgspec.msgpack.encode([CAP, *(value for answer in answers for value in answer)])
 
 
 class BatchTests(SynchronousTestCase):
@@ -47,10 +49,10 @@ class BatchTests(SynchronousTestCase):
 
     def answer(self) -> None:
         number = len(self.answers) - 1
-        self.answers[number].callback(packed(*((0, n, 1000 + n, "e") for n in range(1, self.sizes()[number] + 1))))
+        self.answers[number].callback(packed(*((0, 1, 1001, "e") for _ in self.batches[number])))
 
     def sizes(self) -> list[int]:
-        return [sum(len(items) // 3 for _, _, items in batch) for batch in self.batches]
+        return [sum(len(keys) for *_, keys in batch) for batch in self.batches]
 
     def test_one_in_flight_and_the_next_gathers(self) -> None:
         """What comes in one turn goes together; what comes meanwhile waits for the answer."""
@@ -104,12 +106,15 @@ class BatchTests(SynchronousTestCase):
         self.add()
         self.clock.advance(0)
 
-        [[app, channel, [key, persist, body, second_key, *_]]] = self.batches[0]
+        [app, channel, persist, text, lengths, [key]], [*_, second_keys] = self.batches[0]
 
-        self.assertEqual((app, channel, persist, second_key), ("app", "room", False, ""))
+        self.assertEqual(
+            (app, channel, persist, lengths, second_keys), ("app", "room", False, [len(text.encode())], [""])
+        )
         self.assertIn("m1", key)
-        decoded = decode_body(body.encode())
-        self.assertEqual((decoded.id, bytes(decoded.data), decoded.publisher_id), ("m1", b"[1]", "b\u00f6b"))
+        [message] = entry_messages("room", [b"7-1234", [b"b", text.encode(), b"e", b"e1", b"u", b"0"]])
+        self.assertEqual((message.id, bytes(message.data), message.publisher_id), ("m1", b"[1]", "b\u00f6b"))
+        self.assertEqual((message.sequence, message.timestamp, message.epoch, message.persist), (7, 1234, "e1", False))
 
     def test_runs(self) -> None:
         """What follows one another in a channel goes in one piece; the order of all is kept."""
@@ -117,21 +122,61 @@ class BatchTests(SynchronousTestCase):
             self.add(app=app, channel=channel)
         self.clock.advance(0)
 
-        runs = [(app, channel, len(items) // 3) for app, channel, items in self.batches[0]]
+        runs = [(app, channel, len(keys)) for app, channel, *_, keys in self.batches[0]]
 
         self.assertEqual(runs, [("a", "x", 2), ("a", "y", 1), ("b", "y", 1), ("a", "x", 1)])
 
+    def test_runs_are_bounded(self) -> None:
+        """A run is no longer than it may be, and all of it is history or nothing of it."""
+        self.make(max_run=2)
+        for persist in (True, True, True, False, True):
+            self.add(persist=persist)
+        self.clock.advance(0)
+
+        self.assertEqual([(persist, len(keys)) for _, _, persist, *_, keys in self.batches[0]],
+            [(True, 2), (True, 1), (False, 1), (True, 1)])  # fmt: skip
+
+    def test_timestamps_count_up_to_the_cap(self) -> None:
+        """Those of a run follow one another, until they may not be farther in the future."""
+        receipts = self.add(4)
+        self.clock.advance(0)
+
+        self.answers[0].callback(packed((0, 7, CAP - 2, "e")))
+
+        got = [self.successResultOf(receipt) for receipt in receipts]
+        self.assertEqual([receipt.sequence for receipt in got], [7, 8, 9, 10])
+        self.assertEqual([receipt.timestamp for receipt in got], [CAP - 2, CAP - 1, CAP, CAP])
+        late = self.add(2)
+        self.clock.advance(0)
+        self.answers[1].callback(packed((0, 11, CAP + 9, "e")))
+        self.assertEqual([self.successResultOf(receipt).timestamp for receipt in late], [CAP + 9, CAP + 9])
+
+    def test_entries_hold_what_was_sent(self) -> None:
+        """An entry of a run has all its messages, with the sequences and timestamps that the receipts say."""
+        receipts = [self.add(id=f"m{n}", data=b"[%d]" % n)[0] for n in range(3)]
+        self.clock.advance(0)
+        self.answers[0].callback(packed((0, 5, CAP - 1, "e")))
+        fields = [b"b", self.batches[0][0][3].encode(), b"e", b"e", b"q", b"4", b"n", b"3-%d" % CAP]
+
+        messages = entry_messages("room", [b"5-%d" % (CAP - 1), fields])
+
+        told = [self.successResultOf(receipt) for receipt in receipts]
+        self.assertEqual(
+            [(m.id, m.sequence, m.timestamp) for m in messages], [(r.id, r.sequence, r.timestamp) for r in told]
+        )
+        self.assertEqual([bytes(m.data) for m in messages], [b"[0]", b"[1]", b"[2]"])
+
     def test_keys_of_ids(self) -> None:
         """No two of (channel, identity, id) have one key, and no key is long or more than ASCII."""
-        scopes = [("x", "1x", "m"), ("x1", "x", "m"), ("x", "1", "xm"), ("x" * 200, "i", "m"), ("x" * 200, "i", "n")]
+        scopes = [("x", "1x", "m"), ("x1", "x", "m"), ("x", "1", "x\nm"), ("x" * 200, "i", "m"), ("x" * 200, "i", "n")]
         for channel, identity, id in [*scopes, ("x", "\ud800", "m")]:
             self.add(channel=channel, identity=identity, id=id)
         self.clock.advance(0)
 
-        keys = [key for _, _, items in self.batches[0] for key in items[::3]]
+        keys = [key for *_, some in self.batches[0] for key in some]
 
         self.assertEqual(len(set(keys)), 6)
-        self.assertLessEqual(max(map(len, keys)), 80)
+        self.assertLessEqual(max(map(len, keys)), 128)
         self.assertTrue(all(key.isascii() for key in keys))
 
     def test_backlog(self) -> None:
@@ -176,16 +221,20 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(len(self.batches), 2)
 
     def test_answers(self) -> None:
-        """Each item has an answer of its own: accepted, repeated, no room, failed."""
-        receipts = self.add(4)
+        """Each has an answer of its own: accepted, repeated, no room, failed."""
+        receipts = [*self.add(4), *self.add(2, channel="bad"), *self.add(channel="else")]
         self.clock.advance(0)
 
-        self.answers[0].callback(packed((0, 1, 10, "e"), (1, 1, 10, "e"), (2, 0, 0, ""), (3, 0, 0, "WRONGTYPE")))
+        each = (1, 0, 1, 10, "e", 1, 7, 5, "d", 2, 0, 0, "", 0, 2, 11, "e")
+        self.answers[0].callback(packed(each, (2, "WRONGTYPE"), (0, 1, 12, "e")))
 
-        self.assertFalse(self.successResultOf(receipts[0]).is_duplicate)
-        self.assertTrue(self.successResultOf(receipts[1]).is_duplicate)
+        got = [self.successResultOf(receipts[n]) for n in (0, 1, 3, 6)]
+        self.assertEqual([receipt.is_duplicate for receipt in got], [False, True, False, False])
+        self.assertEqual([(receipt.epoch, receipt.sequence, receipt.timestamp) for receipt in got],
+            [("e", 1, 10), ("d", 7, 5), ("e", 2, 11), ("e", 1, 12)])  # fmt: skip
         self.assertIn("redis.backlog", str(self.failureResultOf(receipts[2], Unavailable).value))
-        self.assertNotIn("WRONGTYPE", str(self.failureResultOf(receipts[3], Refused).value))
+        for n in (4, 5):
+            self.assertNotIn("WRONGTYPE", str(self.failureResultOf(receipts[n], Refused).value))
 
     def test_publisher_who_gives_up(self) -> None:
         """Its message may be accepted all the same; the others get their receipts."""

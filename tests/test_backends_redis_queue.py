@@ -231,7 +231,7 @@ class PersistTests(_Case):
         await self.prepare(recovery_messages=20)
         for n in range(40):
             await self.one.publish(10, persist=n % 4 != 3)
-        self.assertEqual(await self.one.ask("XLEN", _LOG), 400)
+        self.assertEqual(await self.one.kept(), 400)
         self.assertEqual(await self.one.ask("TTL", _LOG), -1)
         store = Store()
         self.persist(self.work, store)
@@ -240,7 +240,7 @@ class PersistTests(_Case):
 
         await self.one.publish(16, persist=False)
 
-        self.assertLessEqual(await self.one.ask("XLEN", _LOG), 36)
+        self.assertLessEqual(await self.one.kept(), 36)
         self.assertEqual(len(await self.history(store)), 300)
 
     async def test_idle_logs_expire_only_when_persisted(self) -> None:

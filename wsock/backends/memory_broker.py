@@ -323,7 +323,9 @@ class MemoryBroker:
                 return
         channel.stamped += 1
         timestamp = self._next_timestamp(p.app)
-        message = Message(p.channel, p.id, p.data, timestamp, p.publisher_id, channel.stamped, channel.epoch, p.persist)
+        # A copy: it may be a view of a much larger frame, which would stay in memory as long as the message.
+        data = p.data.copy()
+        message = Message(p.channel, p.id, data, timestamp, p.publisher_id, channel.stamped, channel.epoch, p.persist)
         waiting.receipt = Receipt(p.id, p.channel, timestamp, channel.epoch, channel.stamped)
         if p.has_id:
             self._remember(id, waiting.receipt)

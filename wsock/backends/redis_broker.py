@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -28,7 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from wsock.backends.redis_batch import PublishBatches, Run, decode_body, decode_run
+from wsock.backends.redis_batch import PublishBatches, Run, decode_run, entry_messages
 from wsock.backends.redis_link import RedisConnection, RedisUrl, Script, Subscriptions, all_answers
 from wsock.backends.redis_ring import Ring
 from wsock.errors import ConfigError, Gone, Unavailable
@@ -36,7 +37,7 @@ from wsock.interfaces import IBroker, IReceiver, Outcome
 from wsock.protocol.messages import HistoryQuery, Located, Message, Page, Publication
 from wsock.protocol.position import Position
 
-__all__ = ["Durability", "IAttached", "RedisBroker", "RedisShard", "Watch", "check_version", "entry_message"]
+__all__ = ["Durability", "IAttached", "RedisBroker", "RedisShard", "Watch", "check_version"]
 
 _AT_ONCE = 500
 _PAGE = 500
@@ -138,6 +139,11 @@ class Durability(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 0
     replica_seconds: float = 1.0
 
+    @property
+    def kept_messages(self) -> int:
+        """How many messages of a channel the log keeps."""
+        return self.recovery_messages if self.backlog else self.history_messages
+
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """How a node watches over what it receives.
@@ -220,7 +226,13 @@ class RedisShard:
         self.subscriptions = RedisConnection(
             url, reactor, prepare=self._subscribe_all, build=lambda: Subscriptions(self._received)
         )
-        self.batches = PublishBatches(self._run_batch, reactor, backlog_bytes=backlog_bytes)
+        self.batches = PublishBatches(
+            self._run_batch,
+            reactor,
+            backlog_bytes=backlog_bytes,
+            # A run leaves the log as a whole: it is not to keep much more than it is set to.
+            max_run=max(1, durability.kept_messages // 4),
+        )
         self._probing = LoopingCall(self._probe)
         self._checking = LoopingCall(self._check_quiet)
         self._probing.clock = self._checking.clock = reactor
@@ -301,12 +313,10 @@ class RedisShard:
 
     # Publishing.
 
-    def publish(self, publication: Publication, outcome: Outcome) -> None:
-        """Accepts a message in the next batch."""
-        self.batches.add(publication, outcome)
-
     async def _run_batch(self, runs: bytes) -> bytes:
-        answers: bytes = await self.scripted(self.commands, _publish, self._options, runs)
+        running = Deferred.fromCoroutine(self.scripted(self.commands, _publish, self._options, runs))
+        self.commands.push()
+        answers: bytes = await running
         replicas = self._durability.replicas
         if replicas:
             wait_ms = int(self._durability.replica_seconds * 1000)
@@ -426,27 +436,28 @@ class RedisShard:
             self._deliver_run(attached, decode_run(rest))
 
     def _deliver_run(self, attached: _Attached, run: Run) -> None:
-        epoch, sequence, messages = run.epoch, run.sequence, run.messages
+        epoch, sequence, known = run.epoch, run.sequence, 0
         if epoch != attached.epoch:
             if run.before != f"{attached.epoch}/{attached.sequence}":
                 self._repair()
                 return
             self._moved(attached, Position(epoch, sequence - 1))
         elif sequence <= attached.sequence:
-            messages = messages[attached.sequence + 1 - sequence :]
-            sequence = attached.sequence + 1
+            known = attached.sequence + 1 - sequence
         elif sequence != attached.sequence + 1:
             self._repair()
             return
-        app, channel = attached.app, attached.channel
-        for placed in messages:
-            b = placed.body
-            attached.sequence = sequence
+        app, channel, timestamp, cap = attached.app, attached.channel, run.timestamp, run.cap
+        for b in run.bodies[known:] if known else run.bodies:
+            place = sequence + known
+            attached.sequence = place
             if attached.is_wanted:
+                at = timestamp + known
                 self._receiver.message(
-                    app, Message(channel, b.id, b.data, placed.timestamp, b.publisher_id, sequence, epoch, b.persist)
+                    app,
+                    Message(channel, b.id, b.data, at if at < cap else cap, b.publisher_id, place, epoch, b.persist),
                 )
-            sequence += 1
+            known += 1
 
     def _tell(self, attached: _Attached, message: Message) -> None:
         attached.move(message.position)
@@ -546,7 +557,7 @@ class RedisShard:
         attached = gap.attached
         after = attached.position
         answer = await self.queries.run(_read, attached.app, attached.channel, after.epoch, after.sequence, limit)
-        past = _Past(answer, attached.channel)
+        past = _Past(answer, attached.channel, after, limit)
         if past.follows(after, is_known_here=True):
             gap.take(past, limit)
             return
@@ -564,8 +575,9 @@ class RedisShard:
 
     async def _before_kept(self, attached: _Attached, head: Position) -> Position:
         """The position before the oldest message in the log, if that is of the epoch that the channel is in now."""
-        answer = await self.queries.run(_read, attached.app, attached.channel, head.epoch, 0, 1)
-        first = next(iter(_Past(answer, attached.channel).messages), None)
+        start = Position(head.epoch, 0)
+        answer = await self.queries.run(_read, attached.app, attached.channel, start.epoch, start.sequence, 1)
+        first = next(iter(_Past(answer, attached.channel, start, 1).messages), None)
         return Position(head.epoch, first.sequence - 1) if first is not None and first.epoch == head.epoch else head
 
     def _tell_missed(self, attached: _Attached, message: Message) -> None:
@@ -619,7 +631,8 @@ class RedisShard:
 
     async def read(self, app: str, channel: str, after: Position, limit: int) -> list[Message]:
         """Messages behind the position, from the log."""
-        past = _Past(await self.queries.run(_read, app, channel, after.epoch, after.sequence, limit), channel)
+        answer = await self.queries.run(_read, app, channel, after.epoch, after.sequence, limit)
+        past = _Past(answer, channel, after, limit)
         if not past.follows(after):
             raise Gone(f"messages of '{channel}' behind {after.sequence} are no longer kept")
         return past.messages
@@ -629,7 +642,11 @@ class RedisShard:
         bounds = ["" if bound is None else bound for bound in (query.after, query.before)]
         which = "all" if is_all else "unpersisted"
         answer = await self.queries.run(_log_page, app, channel, which, query.direction, *bounds, query.limit)
-        return Page([entry_message(channel, entry) for entry in answer[1]], bool(answer[0]))
+        has_more, count, entries = answer
+        lowest, highest = query.after or 0, math.inf if query.before is None else query.before
+        messages = [message for entry in entries for message in _in_order(channel, entry, query.direction)]
+        within = (message for message in messages if lowest < message.timestamp < highest)
+        return Page(list(islice(within, count)), bool(has_more))
 
     async def locate(self, app: str, channel: str, timestamp: int, slack_ms: int) -> Located:
         """The place of a timestamp in the log; with a slack, of an earlier one."""
@@ -640,21 +657,28 @@ class RedisShard:
         return Located(Position(epoch.decode(), sequence), 0 if slack_ms else ties, is_complete)
 
 
+def _in_order(channel: str, entry: Sequence[Any], direction: str) -> Sequence[Message]:
+    messages = entry_messages(channel, entry)
+    return messages if direction == "forward" else messages[::-1]
+
+
 class _Past:
-    """What ``read.lua`` found: where the channel stands, and entries behind a position.
+    """What ``read.lua`` found: where the channel stands, and at most ``limit`` messages behind a position.
 
     ``kept`` is the last sequence that the log has of the position's epoch, or -1.
     """
 
     __slots__ = ("kept", "messages", "position")
 
-    def __init__(self, answer: Sequence[Any], channel: str) -> None:
+    def __init__(self, answer: Sequence[Any], channel: str, after: Position, limit: int) -> None:
         self.position: Position | None = None
         self.messages: list[Message] = []
         if answer:
             epoch, sequence, self.kept, entries = answer
             self.position = Position(epoch.decode(), sequence)
-            self.messages = [entry_message(channel, entry) for entry in entries]
+            found = (message for entry in entries for message in entry_messages(channel, entry))
+            start = min(after.sequence, self.kept)
+            self.messages = list(islice((message for message in found if message.sequence > start), limit))
 
     def follows(self, after: Position, *, is_known_here: bool = False) -> bool:
         """Whether the messages are all that there is behind the position.
@@ -692,6 +716,7 @@ class RedisBroker:
         ]
         self.occupancy: Callable[[str, str, bool], None] = lambda app, channel, is_occupied: None
         self._ring = Ring(len(self.shards))
+        self._only = self.shards[0] if len(self.shards) == 1 else None
         self._slack_ms = _SLACK_MS if len(self.shards) > 1 else 0
 
     async def start(self) -> None:
@@ -720,7 +745,9 @@ class RedisBroker:
 
     def publish(self, publication: Publication, outcome: Outcome) -> None:
         """Accepts a message; the outcome is known when Redis has it as durably as it is set up."""
-        self.shard(publication.app, publication.channel).publish(publication, outcome)
+        # The hot path of one server needs no ring.
+        shard = self._only or self.shard(publication.app, publication.channel)
+        shard.batches.add(publication, outcome)
 
     async def attach(self, app: str, channel: str) -> Position:
         """Delivers the channel's messages from now on."""
@@ -771,11 +798,3 @@ def _topic(app: str, channel: str) -> bytes:
 
 def _slices(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def entry_message(channel: str, entry: Sequence[Any]) -> Message:
-    """The message that an entry of the channel's log holds."""
-    id, fields = entry
-    sequence, _, timestamp = id.partition(b"-")
-    b = decode_body(fields[1])
-    return Message(channel, b.id, b.data, int(timestamp), b.publisher_id, int(sequence), fields[3].decode(), b.persist)

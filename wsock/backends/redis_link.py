@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import txredisapi
 from OpenSSL.SSL import Error as SSLError
 from twisted.application.internet import backoffPolicy
+from twisted.internet import tcp, unix
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
@@ -39,6 +40,7 @@ __all__ = ["RedisConnection", "RedisUrl", "Script", "Subscriptions", "all_answer
 _DEFAULT_PORT = 6379
 _SENTINEL_PORT = 26379
 _CONNECT_SECONDS = 5
+_PLAIN = (tcp.Client, unix.Client)
 
 _T = TypeVar("_T")
 
@@ -355,6 +357,14 @@ class RedisConnection:
         """Runs a script without keys; its arguments say all."""
         running = self.call("EVALSHA", script.digest, 0, *arguments)
         return running.addErrback(self._reload, script, arguments)
+
+    def push(self) -> None:
+        """What was written goes to the kernel now, not behind everything else that this turn of the reactor brings."""
+        transport = self._protocol.transport if self._protocol is not None else None
+        # By exact type: what wraps a transport has a buffer of its own.
+        if type(transport) in _PLAIN and not transport.TLS and transport.connected:
+            # An error is found again by the reactor, on its own way.
+            transport.doWrite()
 
     def abort(self) -> None:
         """Ends this connection; another one is made."""

@@ -15,7 +15,8 @@ from typing import Any
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from wsock.backends.redis_broker import RedisShard, entry_message
+from wsock.backends.redis_batch import entry_messages
+from wsock.backends.redis_broker import RedisShard
 from wsock.backends.redis_link import RedisConnection, Script
 from wsock.interfaces import Event, IWorkQueue, Work
 
@@ -146,10 +147,11 @@ class RedisQueue:
         for (app, channel, first, last), entries in zip(
             runs, await self._connection.run(_fetch, *arguments), strict=True
         ):
-            messages = [entry_message(channel, entry) for entry in entries]
-            found.setdefault(app, []).extend(message for message in messages if message.persist)
-            if len(entries) < last - first + 1:
-                missing = last - first + 1 - len(entries)
+            messages = [message for entry in entries for message in entry_messages(channel, entry)]
+            asked = [message for message in messages if first <= message.sequence <= last]
+            found.setdefault(app, []).extend(message for message in asked if message.persist)
+            missing = last - first + 1 - len(asked)
+            if missing:
                 self._log.error(
                     "{missing} messages of {channel} are gone from Redis unpersisted", missing=missing, channel=channel
                 )

@@ -259,7 +259,11 @@ class Connection(Protocol):
     def _follow(self, publishing: Publishing, request: Request, size: int) -> None:
         """Looks after a publish, the hot path."""
         if not publishing.is_over:
-            self._took(size)
+            self._in_flight += 1
+            self._bytes_in_flight += size
+            limits = self._limits
+            if self._in_flight >= limits.in_flight_requests or self._bytes_in_flight >= limits.in_flight_bytes:
+                self._block()
             publishing.when_over(self._done, request, size, False)
         elif publishing.failure is not None:
             self._failed(publishing.failure, request)
@@ -300,7 +304,11 @@ class Connection(Protocol):
     def _took(self, size: int) -> None:
         self._in_flight += 1
         self._bytes_in_flight += size
-        if not self._is_blocked and not self._has_room(1):
+        if not self._has_room(1):
+            self._block()
+
+    def _block(self) -> None:
+        if not self._is_blocked:
             self._is_blocked = True
             self.transport.pauseProducing()
 

@@ -14,11 +14,14 @@ _pack_medium = struct.Struct("!BBH").pack
 _pack_large = struct.Struct("!BBQ").pack
 
 _TEXT, _CLOSE, _PONG = 0x81, 0x88, 0x8A
+_MEDIUM = 0xFE
+"""The second byte of a masked frame whose size stands in the next two."""
 
 _read = int.from_bytes
 # For payloads of so many bytes: all bits set, and a 1 for each of its four bytes that begin.
-_all_bits = [(1 << 8 * size) - 1 for size in range(512)]
-_ones = [((1 << 32 * (size // 4 + 1)) - 1) // 0xFFFFFFFF for size in range(512)]
+_SHORT = 512
+_all_bits = [(1 << 8 * size) - 1 for size in range(_SHORT)]
+_ones = [((1 << 32 * (size // 4 + 1)) - 1) // 0xFFFFFFFF for size in range(_SHORT)]
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -45,7 +48,7 @@ def pong_frame(payload: bytes) -> bytes:
 def unmask(payload: bytes, mask: bytes) -> bytes:
     """The payload XOR the four bytes of the mask, repeated (RFC 6455 §5.3)."""
     size = len(payload)
-    if size < len(_ones):
+    if size < _SHORT:
         # The mask times 1, 1 << 32, 1 << 64, … is the mask repeated.
         key = _read(mask, "little") * _ones[size] & _all_bits[size]
     else:
@@ -60,13 +63,31 @@ def complete_texts(data: bytes, limit: int) -> tuple[list[bytes], int]:
     """
     texts: list[bytes] = []
     at, end = 0, len(data)
-    while end - at >= 6 and data[at] == _TEXT and data[at + 1] & 0x80:
-        size, body = _size(data, at)
+    while end - at >= 6 and data[at] == _TEXT:
+        # The two usual sizes at once: a call costs as much as all of this.
+        second = data[at + 1]
+        if second < 0x80:
+            break
+        if second < _MEDIUM:
+            size, body = second & 0x7F, at + 2
+        elif second == _MEDIUM:
+            size, body = data[at + 2] << 8 | data[at + 3], at + 4
+            if size < 126:
+                break
+        else:
+            whole, body = _size(data, at)
+            if whole is None:
+                break
+            size = whole
         start = body + 4
-        if size is None or size > limit or start + size > end:
+        if size > limit or start + size > end:
             break
         at = start + size
-        texts.append(unmask(data[start:at], data[body:start]))
+        if size < _SHORT:
+            key = _read(data[body:start], "little") * _ones[size] & _all_bits[size]
+            texts.append((_read(data[start:at], "little") ^ key).to_bytes(size, "little"))
+        else:
+            texts.append(unmask(data[start:at], data[body:start]))
     return texts, at
 
 

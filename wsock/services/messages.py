@@ -99,10 +99,7 @@ class Messages:
         user: str | None = None,
     ) -> None:
         """As :meth:`publish`, of a channel whose name is known to be valid; tells the outcome without a Deferred."""
-        if isinstance(data, Raw):
-            # It may be a view of a much larger frame, which would stay in memory as long as the message.
-            data = data.copy()
-        else:
+        if not isinstance(data, Raw):
             text = encode(data)
             check_text(text)
             data = Raw(text)

@@ -3,9 +3,12 @@
 -- One server holds, for each channel:
 --   head   hash: e epoch, g generation that e belongs to, s last sequence, t its timestamp, u queue number of the last
 --          message that was queued, x timestamp of the newest message that left the stream,
+--          o last sequence that left the stream,
 --          p the epochs before e, each with the last sequence that was kept of it, newest first: <epoch>:<sequence> …
---   log    stream: an entry for each message, without gaps; its id is <sequence>-<timestamp>; b body, e epoch,
---          q queue number; for a message that is no history, u instead: the queue number of the last one that is
+--   log    stream: an entry for each run of messages that were accepted together, without gaps; its id is
+--          <sequence>-<timestamp> of the first one; b bodies, e epoch, q queue number of the last one; where they are no
+--          history, u instead: the queue number of the last one that is; for more than one message also
+--          n <how many>-<cap>: each timestamp is the one before it and 1, until they reach the cap
 -- and for the whole server:
 --   meta   hash: run (the server process that the generation belongs to), gen, since (when leases began to count), began (when gen did), counters
 --   queue  stream: what has to be persisted and told, in order; its ids are <queue number>-0
@@ -48,36 +51,59 @@ local function split_id(id)
   return tonumber(sequence), tonumber(timestamp)
 end
 
--- The first sequence of a log whose entry passes the test, as all behind it do; one more than the last when none does.
--- An empty log: nothing.
+-- What an entry of a log says: the sequence of its first message, how many there are, the timestamp of the first one,
+-- the cap of the timestamps, the queue number.
+local function read_entry(entry)
+  local fields = entry[2]
+  local sequence, timestamp = split_id(entry[1])
+  local count, cap = 1, timestamp
+  if fields[8] then count, cap = split_id(fields[8]) end
+  return sequence, count, timestamp, cap, tonumber(fields[6])
+end
+
+local function last_sequence(entry)
+  local sequence, count = read_entry(entry)
+  return sequence + count - 1
+end
+
+local function last_timestamp(entry)
+  local _, count, timestamp, cap = read_entry(entry)
+  return math.min(timestamp + count - 1, cap)
+end
+
+-- The entry of a log that has this sequence, or the last one before it; nothing when there is none.
+local function entry_with(log, sequence) return redis.call('XREVRANGE', log, sequence, '-', 'COUNT', 1)[1] end
+
+-- The first entry of a log that passes the test, as all behind it do; nothing when none does.
 local function search(log, passes)
-  local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  if not oldest then return nil end
-  local low = split_id(oldest[1])
-  local high = split_id(redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1][1]) + 1
+  local found = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if not found or not passes(found) then return nil end
+  local low, high = split_id(redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1][1]), split_id(found[1])
   while low < high do
     local middle = math.floor((low + high) / 2)
     local entry = redis.call('XRANGE', log, middle .. '-0', '+', 'COUNT', 1)[1]
-    if passes(entry) then high = middle else low = split_id(entry[1]) + 1 end
+    if passes(entry) then found, high = entry, middle else low = split_id(entry[1]) + 1 end
   end
-  return low
+  return found
 end
 
 -- Makes the head of a channel that has none; where a log outlived it, the sequence goes on behind that. What was before
 -- this server remembers anything can't be told, and counts as having left the log.
--- Returns epoch, sequence, timestamp, queue number.
+-- Returns epoch, sequence, timestamp, queue number, last sequence that left the log.
 local function new_head(gen, app, channel)
   local head, log = head_key(app, channel), log_key(app, channel)
   local epoch, sequence, timestamp, queued = new_epoch(gen), 0, 0, 0
   local left = tonumber(redis.call('HGET', meta_key, 'began') or 1) - 1
   local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  local oldest = 0
   if last then
-    sequence, timestamp = split_id(last[1])
-    queued, left = tonumber(last[2][6]), timestamp
+    sequence, timestamp = last_sequence(last), last_timestamp(last)
+    queued, left = select(5, read_entry(last)), timestamp
+    oldest = split_id(redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1][1]) - 1
   else
     redis.call('DEL', log)
   end
-  redis.call('HSET', head, 'e', epoch, 'g', gen, 's', sequence, 't', timestamp, 'u', queued, 'x', left)
+  redis.call('HSET', head, 'e', epoch, 'g', gen, 's', sequence, 't', timestamp, 'u', queued, 'x', left, 'o', oldest)
   redis.call('PEXPIRE', head, head_ms)
-  return epoch, sequence, timestamp, queued
+  return epoch, sequence, timestamp, queued, oldest
 end
