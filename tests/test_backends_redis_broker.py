@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random  # noqa: TID251  # seeded, so that a failure repeats
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -722,6 +723,61 @@ class AcceptTests(_Case):
         await node.ask("XTRIM", "wsock:queue", "MAXLEN", 0)
         await node.publish(16, persist=False)
         self.assertLess(await node.kept(), 50)
+
+    async def test_every_place_in_runs(self) -> None:
+        """Whatever pieces messages were accepted in, each position and each timestamp leads to what is behind it."""
+        node = await self.node(self.redis().url)
+        rolls = random.Random(5)
+        for ahead in (0, 0, 0, 993, 1000, 0, 2000):
+            if ahead:
+                seconds, micros = await node.ask("TIME")
+                await node.ask("SET", "wsock:clock:app", int(seconds) * 1000 + int(micros) // 1000 + ahead)
+            count = rolls.randrange(1, 12)
+            some = [published(node.broker, make_publication(persist=rolls.random() < 0.8)) for _ in range(count)]
+            await gatherResults(some)
+        epoch = (await node.position()).epoch
+        messages = await node.broker.read("app", "room", Position(epoch, 0), 1000)
+        count = len(messages)
+        self.assertEqual([message.sequence for message in messages], list(range(1, count + 1)))
+        self.assertLess(await node.ask("XLEN", "wsock:log:3:app:room"), count // 2)
+
+        for after in range(count + 1):
+            for limit in (1, 3, 1000):
+                found = await node.broker.read("app", "room", Position(epoch, after), limit)
+                self.assertEqual(found, messages[after : after + limit])
+        for timestamp in {message.timestamp + beside for message in messages for beside in (-1, 0, 1)}:
+            located = await node.broker.locate("app", "room", timestamp)
+            before = sum(message.timestamp < timestamp for message in messages)
+            ties = sum(message.timestamp == timestamp for message in messages)
+            self.assertEqual((located.start.sequence, located.ties), (before, ties if before + ties else 0), timestamp)
+
+    async def test_idle_log_makes_room(self) -> None:
+        """What expired with an idle log counts no longer for the bound of it."""
+        node = await self.node(self.redis().url, recovery_messages=8, recovery_seconds=0.1, backlog=10)
+        for _ in range(3):
+            await node.publish(12, persist=False)
+            while await node.ask("EXISTS", "wsock:log:3:app:room"):
+                await self.pause()
+
+    async def test_repetition_within_a_run(self) -> None:
+        """What is known already is answered as it was, and what is new around it is accepted once."""
+        node = await self.node(self.redis().url)
+        await node.attach()
+        [first] = await gatherResults([published(node.broker, make_publication("m1"))])
+
+        receipts = await gatherResults(
+            [published(node.broker, make_publication(id)) for id in ("m0", "m1", "m2", "m2")]
+        )
+
+        self.assertEqual([receipt.sequence for receipt in receipts], [2, 1, 3, 3])
+        self.assertEqual([receipt.is_duplicate for receipt in receipts], [False, True, False, True])
+        self.assertEqual(receipts[1].timestamp, first.timestamp)
+        self.assertEqual(receipts[3].timestamp, receipts[2].timestamp)
+        await self.until(lambda: node.sequences() == [1, 2, 3])
+        self.assertEqual([message.id for message in node.messages], ["m1", "m0", "m2"])
+        self.assertEqual([message.timestamp for message in node.messages[1:]], [receipts[n].timestamp for n in (0, 2)])
+        again = await gatherResults([published(node.broker, make_publication(id)) for id in ("m2", "m0")])
+        self.assertEqual([(receipt.sequence, receipt.is_duplicate) for receipt in again], [(3, True), (2, True)])
 
     async def test_expired_window_is_incomplete(self) -> None:
         """What left with an idle log is remembered to have been there."""

@@ -99,7 +99,8 @@ class PublishBatches:
     """Gathers publishes for the turn of the reactor and while a batch is in flight.
 
     ``run`` runs the publish script on encoded runs and returns its answers; ``backlog_bytes`` bounds what waits,
-    ``max_items`` and ``max_bytes`` a batch, and ``max_run`` the messages of a run. It is measured as :class:`~wsock.measures.Batching` says.
+    ``max_items`` and ``max_bytes`` a batch, and ``max_run`` the messages of a run. It is measured as
+    :class:`~wsock.measures.Batching` says.
     """
 
     _log = Logger()

@@ -360,7 +360,7 @@ class RedisConnection:
 
     def push(self) -> None:
         """What was written goes to the kernel now, not behind everything else that this turn of the reactor brings."""
-        transport = self._protocol.transport if self._protocol is not None else None
+        transport: Any = self._protocol.transport if self._protocol is not None else None
         # By exact type: what wraps a transport has a buffer of its own.
         if type(transport) in _PLAIN and not transport.TLS and transport.connected:
             # An error is found again by the reactor, on its own way.

@@ -73,7 +73,10 @@ end
 local function room(c, wanted)
   if not has_queue then return wanted end
   local most = window + backlog
-  if c.sequence - c.oldest + wanted > most then trim(c) end
+  if c.sequence - c.oldest + wanted > most then
+    trim(c)
+    if call('EXISTS', c.log) == 0 then c.oldest = c.sequence end
+  end
   return math.max(0, most - (c.sequence - c.oldest))
 end
 
@@ -97,7 +100,7 @@ local function load(app, channel, name)
   sequence, last = tonumber(sequence), tonumber(last or 0)
   return {app = app, channel = channel, head = head, log = prefix .. 'log' .. name, topic = prefix .. 'topic' .. name,
     epoch = epoch, generation = generation, sequence = sequence, last = last, turn = tostring(turn or 0),
-    oldest = tonumber(oldest or 0), saved = sequence, saved_at = last, is_known = false, was_empty = false, tried = 0,
+    oldest = tonumber(oldest) or sequence, saved = sequence, saved_at = last, is_known = false, was_empty = false, tried = 0,
     left_out = nil, past = nil}
 end
 
@@ -154,15 +157,13 @@ local function without(text, lengths, left_out)
   return table.concat(bodies, ',')
 end
 
--- Puts the messages with these sequences into the queue. Returns the number of the last one.
-local function enqueue(c, first, count)
-  local last = call('HINCRBY', meta_key, 'queued', count)
+-- Puts the messages with these sequences into the queue, up to this number of it.
+local function enqueue(c, first, count, last)
   for i = 1, count do
     call('XADD', queue_key, text_of(last - count + i) .. '-0', 'k', 'm', 'a', c.app, 'c', c.channel, 's',
       text_of(first + i - 1))
   end
   queued, persisted_below = queued + count, math.min(persisted_below, last - count + 1)
-  return text_of(last)
 end
 
 -- Answers for a run of which something was left out, message by message.
@@ -220,8 +221,10 @@ local function accept(c, is_history, text, lengths, keys)
   end
   if count > 0 then
     if left_out then text = without(text, lengths, left_out) end
-    local turn = is_queued and enqueue(c, first, count) or c.turn
+    local last_queued = is_queued and call('HINCRBY', meta_key, 'queued', count)
+    local turn = last_queued and text_of(last_queued) or c.turn
     append(c, place, text, epoch, is_history and 'q' or 'u', turn, count, cap_text)
+    if last_queued then enqueue(c, first, count, last_queued) end
     local previous = ''
     if is_new_epoch then
       previous = c.epoch .. '/' .. c.sequence
