@@ -97,7 +97,8 @@ class AccountsCase(SynchronousTestCase):
         self.audit = Audit(self.log, self.access, self.now, lambda size: next(numbers).to_bytes(size, "big"))
         self.passwords = Passwords(self.clock, CHEAP)
         around = (self.audit, self.now, os.urandom)
-        self.teams = Teams(self.directory, self.mail, *around, is_open=self.is_open, url="https://w.example/")
+        how: dict[str, Any] = {"is_open": self.is_open, "url": "https://w.example/", "default_plan": "free"}
+        self.teams = Teams(self.directory, self.mail, *around, **how)
         self.logins = Logins(self.directory, self.passwords, self.mail, *around)
         self.accounts = Accounts(self.directory, self.passwords, self.teams, *around, is_open=self.is_open)
         self.tokens = AccessTokens(self.directory, *around)

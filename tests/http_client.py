@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -14,7 +15,9 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.server import Site
 
+from wsock.backends.memory_audit import MemoryAudit
 from wsock.backends.memory_broker import MemoryBroker
+from wsock.backends.memory_control import MemoryControl
 from wsock.backends.memory_counters import MemoryCounters
 from wsock.backends.memory_directory import MemoryDirectory
 from wsock.backends.memory_outbox import MemoryOutbox
@@ -22,12 +25,19 @@ from wsock.backends.memory_presence import MemoryPresence
 from wsock.backends.memory_store import MemoryMessages
 from wsock.edges.gate import WebSocketGate
 from wsock.edges.http import HttpEdge, build_registry, build_site, node_measures
+from wsock.edges.http.channels import ChannelGroup, ConnectionGroup
 from wsock.edges.websocket import ConnectionLimits
-from wsock.interfaces import Account, App, Key
+from wsock.interfaces import Account, App, Key, NotSent, Reply
 from wsock.measures import Batching
 from wsock.protocol.session import SessionLimits
+from wsock.services.access import Access
+from wsock.services.audit import Audit
 from wsock.services.auth import Auth, hash_api_key
 from wsock.services.backlog import Backlog
+from wsock.services.census import Census
+from wsock.services.control import Control
+from wsock.services.cursors import Cursors
+from wsock.services.delivery import Delivering, Terms
 from wsock.services.hub import Hub
 from wsock.services.limits import Limits, Tally
 from wsock.services.messages import Messages
@@ -108,6 +118,14 @@ def request(
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
 
 
+class _Unsent:
+    """A network that sends nothing."""
+
+    async def post(self, url: str, headers: dict[str, str], body: bytes, **how: Any) -> Reply:
+        """See Sending."""
+        raise NotSent("there is no network")
+
+
 class World:
     """A server without its door.
 
@@ -132,6 +150,9 @@ class World:
         limiter = RateLimiter(MemoryCounters(), self.now, lambda app: rates)
         self.messages = Messages(self.broker, self.store, lambda: f"made-{next(ids)}", max_bytes=65536, limiter=limiter)
         self.outbox = Outbox(self.directory, MemoryOutbox(), self.now)
+        self.delivering = Delivering(
+            MemoryOutbox(), self.directory, _Unsent(), self.clock, self.clock.seconds, "node", bytes, Terms()
+        )
         self.probe = ReactorProbe(self.clock, self.clock.seconds, self.clock.seconds)
         self.batching: list[Batching] = []
         services = Services(
@@ -154,14 +175,20 @@ class World:
             connection_limits=ConnectionLimits(),
             connect_rate=edge.pop("connect_rate", 0),
         )
+        audit = Audit(MemoryAudit(), Access(self.directory), self.now, os.urandom)
+        control = Control(MemoryControl())
+        self.census = Census(control, self.hub, self.gate, self.broker, self.messages, self.presence, node="local")
         self.max_body_bytes = edge.pop("max_body_bytes", 1 << 20)
         self.edge = HttpEdge(
-            messages=self.messages,
-            presence=self.presence,
             auth=self.auth,
             gate=self.gate,
             state=lambda: self.state,
             registry=edge.pop("registry", None) or self._registry(),
+            groups=edge.pop("groups", None)
+            or [
+                ChannelGroup(self.messages, self.presence, self.census, Cursors(os.urandom)),
+                ConnectionGroup(self.census, audit, self.directory.app),
+            ],
             **edge,
         )
         self.site = build_site(self.edge.resource(), self.clock, max_body_bytes=self.max_body_bytes)
@@ -193,6 +220,7 @@ class World:
                 persisters=[],
                 backlog=Backlog([], 0, self.clock),
                 outbox=self.outbox,
+                delivering=self.delivering,
                 probe=self.probe,
                 tally=Tally(),
             )

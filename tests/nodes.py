@@ -113,6 +113,14 @@ class LateBroker:
         """Occupies at once."""
         self._broker.occupy(app, channel)
 
+    async def occupied(self, app: str) -> int:
+        """See IBroker."""
+        return await self._broker.occupied(app)
+
+    async def is_occupied(self, app: str, channel: str) -> bool:
+        """See IBroker."""
+        return await self._broker.is_occupied(app, channel)
+
     def vacate(self, app: str, channel: str) -> None:
         """Vacates at once."""
         self._broker.vacate(app, channel)

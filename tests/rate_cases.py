@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -16,17 +17,22 @@ from wsock.interfaces import ICounters, Lease
 from wsock.protocol.rates import Rate, Rates
 from wsock.services.rates import RateLimiter
 
-__all__ = ["LOADS", "WINDOWS", "CountingCounters", "RateRun", "SlowCounters", "Window"]
+__all__ = ["LOADS", "SHORT", "WINDOWS", "CountingCounters", "RateRun", "SlowCounters", "Window"]
 
 START = 1_700_000_000.0
 
 
 @dataclass(frozen=True)
 class Window:
-    """A limit of 100 in some time, and how long it is exceeded: 2,950 are to come through."""
+    """A limit, and for how long it is exceeded: 2,950 are to come through."""
 
     rate: Rate
     run_seconds: float
+
+    @property
+    def most(self) -> int:
+        """How many may come through in any window: 3 % more than the limit, of a small limit 3 more."""
+        return self.rate.limit + max(3, ceil(self.rate.limit * 0.03))
 
 
 WINDOWS = (
@@ -38,7 +44,15 @@ WINDOWS = (
     # The same number of windows, of other lengths: 100 in each, which may come at its beginning.
     Window(Rate(100, 10.0, burst=100), 295),
     Window(Rate(100, 60.0, burst=100), 1770),
+    # Shorter than a second; and a burst of some seconds.
+    Window(Rate(50, 0.5, burst=50), 29.5),
+    Window(Rate(100, burst=300), 29.5),
+    # 60 a second, evenly and all of ten seconds at their beginning.
+    Window(Rate(600, 10.0), 2950 / 60),
+    Window(Rate(600, 10.0, burst=600), 2950 / 60),
 )
+SHORT = Window(Rate(100, burst=10), 29.5)
+"""So short that a load must be well beyond the limit to use it up: else a window ends where nobody asks just then."""
 LOADS: tuple[tuple[float, ...], ...] = (
     (2.0, 2.0),
     (1.9, 0.1),

@@ -537,6 +537,20 @@ class WindowTests(MemoryBrokerTestCase):
         self.assertEqual((self.accept("old").is_duplicate, self.accept("new").is_duplicate), (False, True))
 
 
+class OccupancyTests(MemoryBrokerTestCase):
+    def test_occupied(self) -> None:
+        """The channels with subscribers are counted for each app, each of them once."""
+        for app, channel in (("shop", "a"), ("shop", "a"), ("shop", "b"), ("bank", "a")):
+            self.broker.occupy(app, channel)
+        self.broker.vacate("shop", "b")
+
+        counts = [self.successResultOf(Deferred.fromCoroutine(self.broker.occupied(app))) for app in ("shop", "none")]
+        self.assertEqual(counts, [1, 0])
+        for channel, is_occupied in (("a", True), ("b", False)):
+            found = Deferred.fromCoroutine(self.broker.is_occupied("shop", channel))
+            self.assertIs(self.successResultOf(found), is_occupied)
+
+
 class TimestampTests(MemoryBrokerTestCase):
     """The timestamps of an app."""
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from tests.base import SynchronousTestCase, TestCase
 from wsock.backends.memory_outbox import MemoryOutbox
-from wsock.testing.contracts.outbox import OutboxContract, make_row
+from wsock.testing.contracts.outbox import DeliveryContract, OutboxContract, make_row
 
 
 class MemoryOutboxTests(OutboxContract, TestCase):
     """The memory outbox is an IOutboxStore."""
+
+    async def make_outbox(self) -> MemoryOutbox:
+        return MemoryOutbox()
+
+
+class MemoryDeliveryTests(DeliveryContract, TestCase):
+    """What is in it is given out and settled as in every IOutboxStore."""
 
     async def make_outbox(self) -> MemoryOutbox:
         return MemoryOutbox()

@@ -30,7 +30,7 @@ from zope.interface import provider
 from tests.base import SynchronousTestCase, TestCase
 from tests.servers import free_port, fresh_mongo_url, fresh_name, mongo_server, private_mongo
 from wsock.backends.mongo import MongoAudit, MongoDatabase, MongoDirectory, MongoMessages, MongoOutbox
-from wsock.backends.mongo_schema import ACCOUNTS, APPS, CREATIONS, KEYS, MESSAGES, Index
+from wsock.backends.mongo_schema import ACCOUNTS, APPS, CREATIONS, KEYS, MESSAGES, OUTBOX, Index
 from wsock.backends.mongo_url import Address, read_url
 from wsock.errors import ConfigError, Conflict, Unavailable
 from wsock.interfaces import Account, App, Key, Rejected
@@ -39,7 +39,7 @@ from wsock.records import Membership, Role, Team
 from wsock.testing.contracts.audit import AuditContract
 from wsock.testing.contracts.directory import DirectoryContract
 from wsock.testing.contracts.message_store import MessageStoreContract, make_message
-from wsock.testing.contracts.outbox import OutboxContract
+from wsock.testing.contracts.outbox import DeliveryContract, OutboxContract, make_row
 from wsock.testing.contracts.records import RecordsContract
 
 APP = App(id="shop", name="Shop", created_at=1)
@@ -128,6 +128,13 @@ class MongoAuditTests(AuditContract, MongoTestCase):
 
 class MongoOutboxTests(OutboxContract, MongoTestCase):
     """MongoDB is an IOutboxStore."""
+
+    async def make_outbox(self) -> MongoOutbox:
+        return MongoOutbox(await self.open())
+
+
+class MongoDeliveryTests(DeliveryContract, MongoTestCase):
+    """What is in it is given out and settled as in every IOutboxStore."""
 
     async def make_outbox(self) -> MongoOutbox:
         return MongoOutbox(await self.open())
@@ -373,6 +380,50 @@ class CreateTests(MongoTestCase):
                     database[name].insert_one({**document, "creation": mark})
 
 
+class CutDatabase:
+    """A database that is away behind so many writes; ``None``: it is not."""
+
+    def __init__(self, database: MongoDatabase) -> None:
+        self._database = database
+        self.left: int | None = None
+
+    async def read(self, work: Any) -> Any:
+        """As the database does."""
+        return await self._database.read(work)
+
+    async def write(self, work: Any) -> Any:
+        """As the database does, as long as it is there."""
+        if self.left == 0:
+            raise Unavailable("away")
+        if self.left is not None:
+            self.left -= 1
+        return await self._database.write(work)
+
+
+class RevisionTests(MongoTestCase):
+    """That everybody hears of a change."""
+
+    async def test_outage_behind_the_change(self) -> None:
+        """A change that was stored just before an outage is heard of after it, though nobody repeats it."""
+        database = CutDatabase(await self.open())
+        directory = MongoDirectory(cast(MongoDatabase, database))
+        await directory.add([APP])
+        before = await directory.revision()
+        for change in (lambda: directory.replace(APP), lambda: directory.remove(App, APP.id)):
+            database.left = 1
+            with self.assertRaises(Unavailable):
+                await change()
+            with self.assertRaises(Unavailable):
+                await directory.revision()
+            database.left = None
+
+            after = await directory.revision()
+
+            self.assertGreater(after, before)
+            self.assertEqual(await directory.revision(), after)
+            before = after
+
+
 class RemovalTests(MongoTestCase):
     """What belongs to something that is removed at the same moment."""
 
@@ -416,7 +467,7 @@ class MigrationTests(MongoTestCase):
 
             self.assertEqual(await directory.apps(), [App(id="shop", name="Shop", created_at=5, team="team_first")])
             self.assertEqual(
-                (await directory.page(Team, {}, None, 9)).items,
+                (await directory.page(Team, {"plan": "unlimited"}, None, 9)).items,
                 [Team(id="team_first", name="First team", created_at=5)],
             )
             members = (await directory.page(Membership, {"team": "team_first"}, None, 9)).items
@@ -427,6 +478,21 @@ class MigrationTests(MongoTestCase):
             self.assertEqual(key and key.version, 1)
         assert key is not None
         self.assertEqual((await directory.replace(key)).version, 2)
+
+    async def test_outbox_of_before(self) -> None:
+        """What endpoints were to be told before webhooks were sent is pending, in its order."""
+        url = fresh_mongo_url(self)
+        with _client(url) as client:
+            for number, id in enumerate(("b", "a"), 1):
+                event = {"app": "app", "event": id, "channel": "room", "type": "message.published", "data": b"{}"}
+                row = {"number": number, "endpoint": "endpoint", "created": 7.5, **event}
+                client.get_default_database()[OUTBOX].insert_one(row)
+
+        outbox = MongoOutbox(await self.open(url))
+
+        expected = [make_row("b", created=7.5), make_row("a", created=7.5)]
+        self.assertEqual(await outbox.pending("app", 9), expected)
+        self.assertEqual([one.row for one in await outbox.claim("node", "endpoint", 7.5, 60.0, 9)], expected)
 
 
 class OutageTests(MongoTestCase):

@@ -133,8 +133,18 @@ class BatchTests(SynchronousTestCase):
             self.add(persist=persist)
         self.clock.advance(0)
 
-        self.assertEqual([(persist, len(keys)) for _, _, persist, *_, keys in self.batches[0]],
-            [(True, 2), (True, 1), (False, 1), (True, 1)])  # fmt: skip
+        self.assertEqual([(kind, len(keys)) for _, _, kind, *_, keys in self.batches[0]],
+            [(2, 2), (2, 1), (0, 1), (2, 1)])  # fmt: skip
+
+    def test_told(self) -> None:
+        """Where somebody wants to be told, messages that are no history are marked."""
+        self.publishes.is_told = lambda app, channel: channel == "room"
+        self.add(persist=False)
+        self.add(persist=True)
+        self.add(persist=False, channel="other")
+        self.clock.advance(0)
+
+        self.assertEqual([kind for _, _, kind, *_ in self.batches[0]], [1, 2, 0])
 
     def test_timestamps_count_up_to_the_cap(self) -> None:
         """Those of a run follow one another, until they may not be farther in the future."""

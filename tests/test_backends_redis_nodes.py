@@ -325,6 +325,26 @@ class OccupancyTests(TestCase):
         )
         self.assertEqual(len(heard), 9)
 
+    async def test_quiet(self) -> None:
+        """A channel that is occupied again in time was never vacated; that it stays vacated is told later, once."""
+        await self.a.leases[0].call("HSET", "wsock:meta", "quiet", 400)
+        for _ in range(2):
+            self.a.broker.occupy("shop", "chat")
+            self.a.broker.vacate("shop", "chat")
+        await self.told(self.a)
+        heard = await self.heard()
+        self.assertEqual(heard, ["channel.occupied chat"])
+
+        while len(heard) < 2:
+            await deferLater(IReactorTime(reactor), 0.05)
+            await self.b.presence.reap(NOW)
+            heard += await self.heard()
+
+        self.assertEqual(heard[1], "channel.vacated chat")
+        self.b.broker.occupy("shop", "chat")
+        await self.told(self.b)
+        self.assertEqual(await self.heard(), ["channel.occupied chat"])
+
     async def test_two_nodes(self) -> None:
         """A channel is occupied as long as any node has subscribers there."""
         self.a.broker.occupy("shop", "chat")
@@ -335,9 +355,14 @@ class OccupancyTests(TestCase):
         await self.told(self.a)
         self.assertEqual(await self.heard(), ["channel.occupied chat"])
 
+        self.assertEqual(await self.a.broker.occupied("shop"), 1)
+        self.assertTrue(await self.a.broker.is_occupied("shop", "chat"))
+
         self.b.broker.vacate("shop", "chat")
         await self.told(self.b)
         self.assertEqual(await self.heard(), ["channel.vacated chat"])
+        self.assertEqual(await self.a.broker.occupied("shop"), 0)
+        self.assertFalse(await self.a.broker.is_occupied("shop", "chat"))
 
     async def test_crash(self) -> None:
         """A dead node's channels are vacated, but for those that another node has."""
@@ -354,6 +379,8 @@ class OccupancyTests(TestCase):
             await deferLater(IReactorTime(reactor), 0.05)
             heard = await self.heard()
         self.assertEqual(heard, ["channel.vacated one"])
+        self.assertEqual(await self.b.broker.occupied("shop"), 1)
+        self.assertTrue(await self.b.broker.is_occupied("shop", "both"))
         await deferLater(IReactorTime(reactor), TIMES.lease_seconds)
         self.assertEqual(await self.heard(), [])
 

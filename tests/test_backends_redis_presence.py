@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from twisted.internet import reactor  # noqa: TID251  # these tests need real connections
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from tests.base import TestCase
 from tests.presence_nodes import NOW, Node, emptied, events, until
@@ -152,10 +155,33 @@ class TwoNodesTests(TestCase):
         found = [event for event in await events(self.a) if event.channel == "chat"]
         self.assertEqual([event.type for event in found], ["presence.enter", "presence.update", "presence.leave"])
         self.assertEqual({event.app for event in found}, {"shop"})
-        self.assertEqual(
+        self.assertRegex(
             bytes(found[2].data),
-            b'{"kind":"leave","clientId":"al\\"ice","data":{"n":2},"joinedAt":1700000000250,"reason":"kicked"}',
+            rb'^{"clientId":"al\\"ice","data":{"n":2},"joinedAt":1700000000250,"reason":"kicked","timestamp":\d{13}}$',
         )
+
+    async def test_quiet(self) -> None:
+        """Who is back in time makes no noise, or an update with other data; a leave that stays one is told later."""
+        for lease in self.a.leases:
+            await lease.call("HSET", "wsock:meta", "quiet", 400)
+        told: list[str] = []
+        for data in (b'{"n":1.0}', b'{"n":1.0}', b'{"n":2}'):
+            await self.a.enter("chat", "alice", "a1", data)
+            await self.a.presence.leave("shop", "chat", "alice", "a1", "left")
+
+        async def take() -> None:
+            await self.b.presence.reap(NOW)
+            told.extend(event.type for event in await events(self.a) if event.channel == "chat")
+
+        await take()
+        self.assertEqual(told, ["presence.enter", "presence.update"])
+        while len(told) < 3:
+            await deferLater(IReactorTime(reactor), 0.05)
+            await take()
+        self.assertEqual(told[2], "presence.leave")
+        await deferLater(IReactorTime(reactor), 0.5)
+        await take()
+        self.assertEqual(len(told), 3)
 
     async def test_full_queue(self) -> None:
         """Where too much waits to be told, who wants to enter is refused for now; leaving goes on."""

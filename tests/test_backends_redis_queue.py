@@ -119,6 +119,25 @@ class QueueTests(_Case):
 
         self.assertEqual(self.sequences(await self.taken(heir)), [3, 4, 5, 6])
 
+    async def test_order(self) -> None:
+        """Work is the first when what other consumers have before it is done; what a dead one left can be taken."""
+        await self.prepare()
+        other = await self.queue(await self.node_of(), take_over_seconds=0.05)
+        await self.one.publish(12)
+        first, second = await self.taken(self.work, 9), await self.taken(other, 3)
+        self.assertEqual([await other.is_first(work) for work in (first, second)], [True, False])
+        await self.work.stop()
+
+        left = await other.take_left(100)
+        while not left.ids:
+            left = await other.take_left(100)
+
+        self.assertEqual(self.sequences(left)[:9], list(range(1, 10)))
+        await other.done(first)
+        self.assertTrue(await other.is_first(second))
+        await other.done(second)
+        self.assertTrue(await other.is_first(second))
+
     async def test_interrupted_consumer_gets_its_own_back(self) -> None:
         """After a restart of Redis a consumer is given again what it had not finished, before anything new."""
         await self.prepare()

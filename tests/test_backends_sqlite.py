@@ -29,7 +29,7 @@ from wsock.testing.contracts.audit import AuditContract
 from wsock.testing.contracts.directory import DirectoryContract
 from wsock.testing.contracts.journal import JournalContract, JournalHistoryContract, records
 from wsock.testing.contracts.message_store import MessageStoreContract, make_message
-from wsock.testing.contracts.outbox import OutboxContract
+from wsock.testing.contracts.outbox import DeliveryContract, OutboxContract, make_row
 from wsock.testing.contracts.records import RecordsContract
 
 WRITER = """
@@ -148,6 +148,13 @@ class SqliteAuditTests(AuditContract, SqliteTestCase):
 
 class SqliteOutboxTests(OutboxContract, SqliteTestCase):
     """SQLite is an IOutboxStore."""
+
+    async def make_outbox(self) -> SqliteOutbox:
+        return SqliteOutbox(self.open())
+
+
+class SqliteDeliveryTests(DeliveryContract, SqliteTestCase):
+    """What is in it is given out and settled as in every IOutboxStore."""
 
     async def make_outbox(self) -> SqliteOutbox:
         return SqliteOutbox(self.open())
@@ -349,6 +356,27 @@ class OpeningTests(SqliteTestCase):
         key = await directory.key("k")
         self.assertEqual(key, Key(id="k", app="shop", name="Key", created_at=6, secret="s"))
         self.assertTrue(await directory.remove(Team, "team_first"))
+
+    async def test_outbox_of_before(self) -> None:
+        """What endpoints were to be told before webhooks were sent is pending, in its order."""
+        path = self.path()
+        await self.open(path, load_migrations()[:5]).stop()
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            for id in ("b", "a"):
+                row = ("app", id, "endpoint", "room", "message.published", 7.5, b"{}")
+                connection.execute(
+                    "INSERT INTO outbox (app, event, endpoint, channel, type, created, data)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    row,
+                )
+
+        outbox = SqliteOutbox(self.open(path))
+
+        expected = [make_row("b", created=7.5), make_row("a", created=7.5)]
+        self.assertEqual(await outbox.pending("app", 9), expected)
+        self.assertEqual([one.row for one in await outbox.claim("node", "endpoint", 7.5, 60.0, 9)], expected)
+        await outbox.add(expected)
+        self.assertEqual(await outbox.pending("app", 9), expected)
 
     async def test_failed_migration_changes_nothing(self) -> None:
         """A migration is applied as a whole or not at all, and the database can be opened as before."""

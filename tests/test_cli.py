@@ -1,48 +1,120 @@
-"""Tests for :mod:`wsock.cli`."""
+"""Tests for :mod:`wsock.cli`: the program, and the commands that ask no server."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import resource
-import shutil
-import socket
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
-from click.testing import CliRunner, Result
+import click
 
-from tests.base import SynchronousTestCase
-from wsock import __version__, cli
-from wsock.backends.sqlite_file import lock
+from tests.cli_cases import CliCase
+from wsock import __version__
+from wsock.cli import main
+from wsock.cli.benchmark import bench
 
-
-class CliCase(SynchronousTestCase):
-    """The command, run in this process with an environment of its own."""
-
-    def setUp(self) -> None:
-        for name in [name for name in os.environ if name.startswith(("WSOCK_", "STATE_DIRECTORY"))]:
-            self.patch(os, "environ", {k: v for k, v in os.environ.items() if k != name})
-
-    def run_wsock(self, *args: str, **env: str) -> Result:
-        """Runs ``wsock`` with these arguments."""
-        return CliRunner().invoke(cli.main, args, env=env)
-
-    def free_port(self) -> int:
-        """A port of loopback that nobody has."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
+ROOT = Path(__file__).parent.parent
 
 
-class ConfigTests(CliCase):
-    """``wsock config``."""
+def commands(group: click.Group = main, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """All commands that do something, with their names."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{before}{name} ")
+        elif not command.hidden:
+            yield f"{before}{name}", command
+
+
+class ProgramTests(CliCase):
+    """What is true of every command."""
+
+    def test_help(self) -> None:
+        """Each has a help that says what it does, and what each option is for."""
+        for name, command in commands():
+            result = self.run_wsock(*name.split(), "--help")
+            self.assertEqual(result.exit_code, 0, name)
+            self.assertRegex(command.help or "", r"^[A-Z][a-z]+s ", name)
+            for option in command.params:
+                if isinstance(option, click.Option):
+                    self.assertTrue(option.help, f"{name} {option.name}")
+
+    def test_json(self) -> None:
+        """Each has --json."""
+        for name, command in commands():
+            self.assertIn("--json", [text for option in command.params for text in option.opts], name)
+
+    def test_no_secrets_in_arguments(self) -> None:
+        """None takes a password, a secret or a token as an argument, but for bench, which takes those of tests."""
+        for name, command in commands():
+            texts = {text for option in command.params for text in option.opts if name != "bench"}
+            self.assertFalse(texts & {"--password", "--secret", "--token", "--key", "--code"}, name)
+
+    def test_groups(self) -> None:
+        """A group without a command tells which there are."""
+        result = self.run_wsock("app")
+
+        self.assertIn("settings", result.output)
+
+    def test_sections(self) -> None:
+        """The help has all commands, by what they are for, and not those that only commands use."""
+        text = self.run_wsock("--help").output
+
+        for name in {name.split()[0] for name, _ in commands()}:
+            self.assertRegex(text, rf"(?m)^  {name} ")
+        self.assertIn("Channels and connections:", text)
+        self.assertNotIn("bench-member", text)
+
+    def test_documented(self) -> None:
+        """The reference has each command, and no other."""
+        page = (ROOT / "docs/reference/commands.md").read_text("utf-8")
+        words = re.findall(r"^\| `wsock ([a-z]+(?: [a-z]+){0,2})", page, re.MULTILINE)
+
+        self.assertEqual(sorted(words), sorted(name for name, _ in commands()))
+
+    def test_unknown(self) -> None:
+        """A command that there is not is a mistake of whoever types."""
+        self.assertEqual(self.run_wsock("ap").exit_code, 2)
 
     def test_version(self) -> None:
         """The version is told."""
         self.assertIn(__version__, self.run_wsock("--version").output)
+
+
+class CompletionTests(CliCase):
+    """``wsock completion``."""
+
+    def test_scripts(self) -> None:
+        """There is one for each shell, which asks wsock."""
+        for shell in ("bash", "zsh", "fish"):
+            result = self.run_wsock("completion", shell)
+            self.assertEqual(result.exit_code, 0, shell)
+            self.assertIn(f"_WSOCK_COMPLETE={shell}_complete", result.output)
+
+    def test_json(self) -> None:
+        """Programs get it in an object."""
+        shown = json.loads(self.run_wsock("completion", "zsh", "--json").stdout)
+
+        self.assertIn("#compdef wsock", shown["script"])
+
+    def test_completes(self) -> None:
+        """Commands are completed without being imported, their commands and options with it."""
+        words = self.run_wsock(_WSOCK_COMPLETE="bash_complete", COMP_WORDS="wsock cha", COMP_CWORD="1").output
+        self.assertEqual(words.split(), ["plain,channel", "plain,channels"])
+
+        options = self.run_wsock(_WSOCK_COMPLETE="bash_complete", COMP_WORDS="wsock app list --te", COMP_CWORD="3")
+        self.assertEqual(options.output.split(), ["plain,--team"])
+
+    def test_unknown_shell(self) -> None:
+        """Another shell is refused."""
+        self.assertEqual(self.run_wsock("completion", "csh").exit_code, 2)
+
+
+class ConfigTests(CliCase):
+    """``wsock config``."""
 
     def test_settings_with_sources(self) -> None:
         """Each effective setting stands on a line, with where it comes from."""
@@ -92,7 +164,7 @@ class BenchTests(CliCase):
     def test_documented(self) -> None:
         """The reference has each option, and no other."""
         page = (Path(__file__).parent.parent / "docs/reference/bench.md").read_text("utf-8")
-        options = {name for option in cli.bench.params for name in option.opts if name.startswith("--")}
+        options = {name for option in bench.params for name in option.opts if name.startswith("--")}
 
         self.assertEqual(set(re.findall(r"^\| `(--[\w-]+)", page, re.MULTILINE)), options)
 
@@ -115,102 +187,3 @@ class BenchTests(CliCase):
         """Its help names the scenarios, and not the command that only it uses."""
         self.assertIn("connections|latency|fanout|unicast|all", self.run_wsock("bench", "--help").output)
         self.assertNotIn("bench-member", self.run_wsock("--help").output)
-
-
-class DoctorTests(CliCase):
-    """``wsock doctor``."""
-
-    def test_healthy(self) -> None:
-        """Where a server can run, nothing fails."""
-        self.patch(resource, "getrlimit", lambda which: (1_000_000, 1_000_000))
-        environ = {
-            "WSOCK_DATA": f"{self.mktemp()}/deeper",
-            "WSOCK_LISTEN": f"tcp:{self.free_port()}:interface=127.0.0.1 unix:/run/x",
-        }
-
-        result = self.run_wsock("doctor", **environ)
-
-        self.assertEqual(result.exit_code, 0, result.output)
-        for word in (
-            "versions: Twisted",
-            "clock",
-            "open files",
-            "settings: valid",
-            "writable",
-            ": free",
-            "not checked",
-        ):
-            self.assertIn(word, result.output)
-
-    def test_wrong_settings(self) -> None:
-        """Wrong settings fail, and what depends on them is not looked at."""
-        result = self.run_wsock("doctor", WSOCK_DATE="x")
-
-        self.assertEqual(result.exit_code, 1)
-        self.assertIn("FAIL  settings: ", result.output)
-        self.assertNotIn("listen on", result.output)
-
-    def test_dev(self) -> None:
-        """``--dev`` keeps no data, and has its own rules for listening."""
-        port = self.free_port()
-        self.assertNotIn("data in", self.run_wsock("doctor", "--dev", WSOCK_LISTEN=f"tcp:{port}:127.0.0.1").output)
-        self.assertEqual(self.run_wsock("doctor", "--dev", WSOCK_LISTEN="tcp:1").exit_code, 1)
-
-    def test_data(self) -> None:
-        """A place that is no directory, and a disk that is full, fail with what to do."""
-        path = Path(self.mktemp())
-        path.write_text("a file")
-        self.assertIn("--data", cli._data_directory(path).text)
-        self.assertEqual(cli._data_directory(path / "below").state, "FAIL")
-        self.patch(shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))
-        self.assertIn("only 4 MiB", cli._data_directory(Path(self.mktemp())).text)
-
-    def test_data_in_use(self) -> None:
-        """A directory that a running server has is told from one that it has left."""
-        path = Path(self.mktemp())
-        path.mkdir()
-        self.assertNotIn("in use", cli._data_directory(path).text)
-        self.assertEqual([*path.iterdir()], [])
-        held = lock(path / "wsock.db")
-        self.assertIn("in use by a running server", cli._data_directory(path).text)
-        held.close()
-        self.assertNotIn("in use", cli._data_directory(path).text)
-
-    def test_open_files(self) -> None:
-        """A low limit is a warning, a very low one a failure."""
-        states = [cli._open_files(limit).state for limit in (256, 1024, 65_536, resource.RLIM_INFINITY)]
-
-        self.assertEqual(states, ["FAIL", "warn", "ok", "ok"])
-
-    def test_clock(self) -> None:
-        """A clock that stands at 1970 fails."""
-        self.assertEqual(cli._clock(0).state, "FAIL")
-        self.assertEqual(cli._clock(1_800_000_000).state, "ok")
-
-    def test_missing_package(self) -> None:
-        """A package that is missing fails."""
-        self.patch(cli, "_REQUIREMENTS", ("no-such-distribution-of-wsock",))
-
-        self.assertEqual([f.state for f in cli._versions()], ["ok", "FAIL"])
-
-    def test_port_taken(self) -> None:
-        """A port that is taken is fine when a server answers there, and a failure otherwise."""
-        with socket.socket() as other:
-            other.bind(("127.0.0.1", 0))
-            other.listen()
-            port = other.getsockname()[1]
-
-            alive = cli._port("x", "127.0.0.1", port, lambda host, port: True)
-            dead = cli._port("x", "127.0.0.1", port, lambda host, port: False)
-
-        self.assertEqual((alive.state, dead.state), ("ok", "FAIL"))
-        self.assertIn("--listen", dead.text)
-
-    def test_port_unusable(self) -> None:
-        """An address that is not this machine's, and a port that is none, fail."""
-        self.assertEqual(cli._port("x", "192.0.2.1", 9001, lambda host, port: False).state, "FAIL")
-        self.assertEqual(cli._port("x", "127.0.0.1", 99_999, lambda host, port: False).state, "FAIL")
-
-    def test_health_of_nobody(self) -> None:
-        """Where nobody answers, nobody is alive."""
-        self.assertFalse(cli._answers_health("127.0.0.1", self.free_port()))

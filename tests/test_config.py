@@ -277,7 +277,7 @@ class DescribeTests(SynchronousTestCase):
         environ = {}
         for setting in describe():
             value = setting.default
-            environ[setting.env] = " ".join(value) if isinstance(value, tuple) else str(value)
+            environ[setting.env] = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
         self.assertEqual(load(environ=environ), Config())
 

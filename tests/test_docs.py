@@ -17,6 +17,8 @@ from tests.base import SynchronousTestCase
 from tests.children import ROOT
 from wsock import config, errors
 from wsock.edges.http import HttpEdge
+from wsock.services.events import EVENT_TYPES
+from wsock.services.roles import Permission
 from wsock.verbs import VERBS
 
 DOCS = ROOT / "docs"
@@ -158,7 +160,7 @@ class NameTests(SynchronousTestCase):
 
         for file, text in pages().items():
             for name in re.findall(rf"`((?:{sections})\.[a-z_]+)\b(?![./(])[^`]*`", text):
-                self.assertIn(name, keys | actions, file)
+                self.assertIn(name, keys | actions | set(EVENT_TYPES) | set(Permission), file)
 
     def test_modules(self) -> None:
         """Every source file that the topics name is there."""

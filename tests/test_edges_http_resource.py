@@ -66,7 +66,7 @@ class RoutingTests(ResourceTestCase):
 
     def test_not_found(self) -> None:
         """An unknown path is 404, in JSON."""
-        for path in ("/", "/x", "/api", "/api/channels/news", "/health/x", "/%FF%00", "/..", "/%2Fhealth"):
+        for path in ("/", "/x", "/api", "/api/channels/news/x", "/health/x", "/%FF%00", "/..", "/%2Fhealth"):
             answer = self.ask("GET", path)
             self.assertEqual((answer.status, answer.json["code"]), (404, "not_found"), path)
 
@@ -110,7 +110,7 @@ class RoutingTests(ResourceTestCase):
     def test_mounted_body(self) -> None:
         """There a body is bounded too, if late."""
         world = self.make(max_body_bytes=1000)
-        world.edge._api._max_body_bytes = 1000
+        world.edge._router._max_body_bytes = 1000
         data = http_exchange(world.foreign_site, request("POST", MESSAGES, {"data": "x" * 1000}))
 
         self.assertTrue(data.startswith(b"HTTP/1.1 413 "))
@@ -164,7 +164,8 @@ class CrossOriginTests(ResourceTestCase):
 
         self.assertEqual(answer.status, 401)
         self.assertEqual(answer.headers["access-control-allow-origin"], "*")
-        self.assertEqual(answer.headers["access-control-expose-headers"], "Retry-After")
+        exposed = "Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+        self.assertEqual(answer.headers["access-control-expose-headers"], exposed)
 
     def test_chosen(self) -> None:
         """With a setting only its origins may, each told for itself."""

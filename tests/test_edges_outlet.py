@@ -16,11 +16,13 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface.verify import verifyObject
 
 from tests.base import SynchronousTestCase
+from tests.outlets import events_of
 from wsock.edges.outlet import DeflatingOutlet, Held, TransportOutlet
 from wsock.protocol.codec import Codec
 from wsock.protocol.deflate import Deflater
 from wsock.protocol.session import Session, SessionLimits
 from wsock.protocol.wire import close_frame, text_frame
+from wsock.records import SlowConsumer
 from wsock.services.turn import Feed, Turn
 from wsock.verbs import REQUESTS
 
@@ -420,6 +422,129 @@ class DeflatingTests(OutletTestCase):
         turn.flush()
 
         self.assertEqual((self.string.value(), plain.value()), (self.compressed, self.large))
+
+
+class Lossy:
+    """The messages of all channels may be dropped."""
+
+    def __init__(self, policy: SlowConsumer = "latest") -> None:
+        self.is_lossy = True
+        self.now = policy
+
+    def policy(self, channel: str) -> SlowConsumer:
+        return self.now
+
+
+def a_message(number: int, size: int = 0) -> bytes:
+    """A message's frame."""
+    return text_frame(b'{"action":"message","channel":"news","id":"%d","data":"%b"}' % (number, b"x" * size))
+
+
+class LossyTests(OutletTestCase):
+    """The outlet of an app whose slow clients lose messages."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.string = StringTransport()
+        self.policies = Lossy()
+        self.out = TransportOutlet(self.string, self.session, 1000, self.on_slow, self.held, self.policies)
+
+    def ids(self) -> list[str]:
+        return [event.get("id", event["action"]) for event in events_of(self.string.value())]
+
+    def test_unpaused(self) -> None:
+        """As long as the client reads it makes no difference."""
+        for number in range(3):
+            self.out.write(a_message(number))
+
+        self.assertEqual(self.ids(), ["0", "1", "2"])
+
+    def test_paused(self) -> None:
+        """Only what waits may be dropped; what is pending for this client alone is not, and order is kept."""
+        self.out.write(a_message(0))
+        self.out.pauseProducing()
+        for number in range(1, 4):
+            self.out.pending = [text_frame(b'{"action":"ack","id":"a%d"}' % number)]
+            self.out.write(a_message(number))
+
+        self.out.resumeProducing()
+
+        self.assertEqual(self.ids(), ["0", "a1", "error", "a2", "a3", "3"])
+        self.assertEqual((self.held.dropped, self.held.bytes, self.out.queued), (2, 0, 0))
+        self.assertTrue(self.session.sent)
+
+    def test_exceeded(self) -> None:
+        """A client for whom too much waits that may not be dropped is slow as ever; nothing is counted as waiting."""
+        aborted: list[bool] = []
+        self.string.abortConnection = lambda: aborted.append(True)  # type: ignore[method-assign]
+        self.out.pauseProducing()
+        self.out.write(a_message(1))
+
+        self.out.write(text_frame(b'{"action":"presence.enter","data":"%b"}' % (b"x" * 900)))
+
+        self.assertEqual((aborted, self.slow, self.held.bytes, self.held.connections), ([True], 1, 0, 0))
+
+    def test_drop_oldest(self) -> None:
+        """The limit is kept by dropping the oldest."""
+        self.policies.now = "drop_oldest"
+        self.out.pauseProducing()
+        for number in range(50):
+            self.out.write(a_message(number))
+            self.assertLessEqual(self.out.queued, 1000)
+
+        self.out.resumeProducing()
+
+        self.assertEqual((self.ids()[0], self.ids()[-1], self.slow), ("error", "49", 0))
+        self.assertEqual(self.held.dropped, 50 - len(self.ids()[1:]))
+
+    def test_setting_that_changes_meanwhile(self) -> None:
+        """What waits already when the setting comes stays; when it goes, the client keeps to it until it caught up."""
+        self.policies.is_lossy = False
+        self.out.pauseProducing()
+        self.out.write(a_message(1) + a_message(2))
+        self.policies.is_lossy = True
+        self.out.write(a_message(3))
+        self.policies.is_lossy = False
+        self.out.write(a_message(4))
+
+        self.out.resumeProducing()
+
+        self.assertEqual(self.ids(), ["1", "2", "error", "4"])
+        self.assertFalse(self.out._is_lossy)
+
+    def test_close(self) -> None:
+        """What waits goes to the transport, in order."""
+        self.out.pauseProducing()
+        self.out.write(a_message(1))
+        self.out.write(a_message(2))
+
+        self.out.close()
+
+        self.assertEqual((self.ids(), self.held.bytes), (["error", "2"], 0))
+
+    def test_compressed(self) -> None:
+        """What waits is compressed when it leaves, and so may be told apart until then."""
+        deflater, self.string = Deflater(), StringTransport()
+        out = DeflatingOutlet(self.string, self.session, 9000, self.on_slow, self.held, deflater, self.policies)
+        out.write(a_message(0, 600))
+        out.pauseProducing()
+        for number in (1, 2):
+            out.pending = [a_message(number + 10, 500)]
+            out.write(a_message(number, 600))
+        out.resumeProducing()
+
+        written = self.string.value()
+
+        expected = [a_message(0, 600), a_message(11, 500), None, a_message(12, 500), a_message(2, 600)]
+        for frame in expected:
+            if frame is None:
+                at = written.index(b'","code":"recovery_failed"')
+                written = written[written.index(b"}", at) + 1 :]
+            else:
+                compressed = deflater.deflated(frame)
+                self.assertTrue(written.startswith(compressed), frame)
+                written = written[len(compressed) :]
+        self.assertEqual(written, b"")
 
 
 class FanOutTests(OutletTestCase):

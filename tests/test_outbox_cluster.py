@@ -19,6 +19,7 @@ from wsock.config import Config, Mongo, Redis
 from wsock.errors import Unavailable
 from wsock.interfaces import Account, App, Endpoint, IWorkQueue, OutboxRow, Work
 from wsock.protocol.messages import HistoryQuery, Publication
+from wsock.services.events import Events
 from wsock.services.outbox import Outbox
 from wsock.services.persister import Persister
 from wsock.stores import Stores
@@ -41,6 +42,14 @@ class FailingQueue:
         if work.ids:
             self.taken.append(work)
         return work
+
+    async def is_first(self, work: Work) -> bool:
+        """See IWorkQueue."""
+        return await self._queue.is_first(work)
+
+    async def take_left(self, limit: int) -> Work:
+        """See IWorkQueue."""
+        return await self._queue.take_left(limit)
 
     async def length(self) -> int:
         """See IWorkQueue."""
@@ -87,7 +96,9 @@ class PublishTests(TestCase):
             ("rooms", (), "room:*"),
         ):
             url = f"https://example.org/{id}"
-            endpoint = Endpoint(id=id, app="shop", url=url, created_at=1, events=events, channels=channels)
+            endpoint = Endpoint(
+                id=id, app="shop", url=url, created_at=1, events=events, channels=channels, is_ordered=True
+            )
             await stores.directory.add_endpoint(endpoint)
 
     def persist(self) -> FailingQueue:
@@ -95,15 +106,23 @@ class PublishTests(TestCase):
         [queue] = self.stores.queues
         failing = FailingQueue(queue, self.redis)
         outbox = Outbox(self.stores.directory, self.stores.outbox, lambda: 1_700_000_000.0)
+        self.stores.hear(Events(outbox, self.reactor, lambda: 1_700_000_000.0, lambda: "x"))
         persister = Persister(failing, self.stores.history, outbox.record, self.reactor)
         persister.startService()
         self.addCleanup(persister.stopService)
         return failing
 
-    def publish(self, channel: str, data: bytes) -> Deferred[Any]:
+    def publish(self, channel: str, data: bytes, *, persist: bool = True) -> Deferred[Any]:
         """Publishes for Ada."""
         publication = Publication(
-            app="shop", channel=channel, data=Raw(data), id="m-1", has_id=True, identity="key", publisher_id="ada"
+            app="shop",
+            channel=channel,
+            data=Raw(data),
+            id="m-1",
+            has_id=True,
+            identity="key",
+            publisher_id="ada",
+            persist=persist,
         )
         return published(self.stores.broker, publication)
 
@@ -133,3 +152,45 @@ class PublishTests(TestCase):
         self.assertEqual(msgspec.json.decode(row.event.data)["publisherId"], "ada")
         page = await self.stores.history.page("shop", "orders:7", HistoryQuery())
         self.assertEqual([message.id for message in page.messages], ["m-1"])
+
+    async def test_no_history(self) -> None:
+        """A message that is no history is told as well, where somebody wants that, and is not stored."""
+        broker: Any = self.stores.broker
+        broker.tell_of(lambda app, channel: True)
+        await self.publish("lobby", b"1", persist=False)
+        self.assertEqual(self.redis.call(b"XLEN wsock:queue"), b":1\r\n")
+        self.assertEqual((await self.stores.history.page("shop", "lobby", HistoryQuery())).messages, [])
+        queue = self.persist()
+        await self.until(lambda: queue.finished > 0)
+        await self.publish("orders:7", b'{ "n":1.50 }', persist=False)
+        await self.publish("lobby:2", b"1", persist=False)
+        await self.until(lambda: queue.finished > 1)
+
+        [row] = await self.rows()
+        self.assertEqual((row.endpoint, row.event.channel, row.ordered), ("orders", "orders:7", True))
+        self.assertIn(b'{ "n":1.50 }', row.event.data)
+        self.assertEqual(self.redis.call(b"XLEN wsock:queue"), b":0\r\n")
+        page = await self.stores.history.page("shop", "orders:7", HistoryQuery())
+        self.assertEqual(page.messages, [])
+
+    async def test_presence_and_occupancy(self) -> None:
+        """What happens to channels and members is told by the consumer; who is back soon makes no noise."""
+        queue = self.persist()
+        for _ in range(2):
+            self.stores.broker.occupy("shop", "room:1")
+            await self.stores.presence.enter("shop", "room:1", "ada", "c1", b"{}", 1_700_000_000.0)
+            await self.stores.presence.leave("shop", "room:1", "ada", "c1", "left")
+            self.stores.broker.vacate("shop", "room:1")
+        told: dict[str, list[str]] = {}
+        while len(told.get("rooms", [])) < 4:
+            await deferLater(self.reactor, 0.2)
+            await self.stores.presence.reap(1_700_000_000.0)
+            told = {}
+            for row in await self.rows():
+                told.setdefault(row.endpoint, []).append(row.event.type)
+
+        self.assertGreater(queue.finished, 0)
+        self.assertEqual(told["presence"], ["presence.enter", "presence.leave"])
+        self.assertEqual(
+            sorted(told["rooms"]), ["channel.occupied", "channel.vacated", "presence.enter", "presence.leave"]
+        )

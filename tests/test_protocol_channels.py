@@ -11,7 +11,7 @@ from tests.base import SynchronousTestCase
 from wsock.errors import Code, Refused
 from wsock.protocol.channels import MAX_NAME_BYTES, Pattern, check_channel
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=400)
+repeatable = settings(max_examples=400)
 
 
 class CheckChannelTests(SynchronousTestCase):

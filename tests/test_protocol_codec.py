@@ -16,7 +16,7 @@ from wsock.errors import Code, Malformed
 from wsock.protocol.codec import MAX_DEPTH, MAX_DIGITS, Codec, check_text, encode
 from wsock.protocol.frames import NULL, Pong, Request
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=400)
+repeatable = settings(max_examples=400)
 
 
 class Say(Request, frozen=True, tag="say"):

@@ -11,7 +11,7 @@ from tests.base import SynchronousTestCase
 from wsock.protocol.deflate import Deflater, agree
 from wsock.protocol.wire import close_frame, pong_frame, text_frame
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=300)
+repeatable = settings(max_examples=300)
 
 AGREED = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 

@@ -16,7 +16,7 @@ from wsock.protocol import frames
 from wsock.protocol.codec import encode
 from wsock.protocol.frames import EMPTY_OBJECT, NULL, Event, Member, spread_member
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=200)
+repeatable = settings(max_examples=200)
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
 )

@@ -22,7 +22,7 @@ from wsock.protocol.handshake import (
     upgrade,
 )
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=400)
+repeatable = settings(max_examples=400)
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 NEEDED = {

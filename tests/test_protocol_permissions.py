@@ -13,7 +13,7 @@ from wsock.protocol import permissions
 from wsock.protocol.channels import Pattern
 from wsock.protocol.permissions import EVERYTHING, OPERATIONS, Operation, Permissions
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=200)
+repeatable = settings(max_examples=200)
 operations: tuple[Operation, ...] = get_args(Operation)
 rules = st.dictionaries(
     st.text("ab*", min_size=1, max_size=4), st.sets(st.sampled_from((*operations, "*"))), max_size=4

@@ -15,7 +15,7 @@ from tests.vectors import TOKENS
 from wsock.errors import Code, Malformed
 from wsock.protocol.position import Position, ResumeToken, decode_token
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=300)
+repeatable = settings(max_examples=300)
 
 
 def token(content: str | bytes) -> str:

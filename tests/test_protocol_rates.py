@@ -52,7 +52,7 @@ class RatesTests(SynchronousTestCase):
 class SlidingWindowTests(SynchronousTestCase):
     """Counts; what they are held to besides is in the contract of the counters."""
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(
         st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 30)), max_size=200),
         st.integers(1, 300),
@@ -75,7 +75,7 @@ class SlidingWindowTests(SynchronousTestCase):
         most = max((bisect_left(times, t + seconds * 31 / 32 * (1 - 1e-9)) - n for n, t in enumerate(times)), default=0)
         self.assertLessEqual(most, limit + slack)
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.lists(st.floats(0, 0.5), max_size=200), st.integers(1, 300), st.floats(0.1, 5))
     def test_wait(self, steps: list[float], limit: int, seconds: float) -> None:
         """There is room when the wait is over, and never later than a window."""

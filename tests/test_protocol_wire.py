@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.base import SynchronousTestCase
 from wsock.protocol.wire import close_frame, complete_texts, pong_frame, text_frame, unmask, wanted
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=300)
+repeatable = settings(max_examples=300)
 MASK = b"\x37\xfa\x21\x3d"
 LIMIT = 1 << 20
 

@@ -112,7 +112,7 @@ _IDS = st.text("abc", min_size=1, max_size=3)
 class PagingTests(SynchronousTestCase):
     """Lists are read whole, whatever happens meanwhile."""
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         start=st.sets(_IDS, max_size=12),
         changes=st.lists(st.tuples(st.booleans(), _IDS), max_size=12),

@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 
 from tests.base import SynchronousTestCase, TestCase
 from tests.vocabulary import Gate, ServerTestCase
-from wsock.config import Config, Shutdown
+from wsock.config import Accounts, Config, Shutdown
 from wsock.errors import ConfigError, Refused
 from wsock.server import Server, _address
 from wsock.testing import InMemoryClient, InMemoryServer, Now
@@ -247,9 +247,9 @@ class FirstStartTests(TestCase):
         self.shown: list[str] = []
         self.log = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
 
-    def build(self, listen: str = LOCAL) -> Server:
+    def build(self, listen: str = LOCAL, **settings: Any) -> Server:
         """A server on the directory."""
-        config = Config(data=str(self.data), listen=(listen,))
+        config = Config(data=str(self.data), listen=(listen,), **settings)
         return Server(config, reactor=self.reactor, show=self.shown.append)
 
     async def run_once(self) -> Server:
@@ -346,6 +346,18 @@ class FirstStartTests(TestCase):
         self.assertIsInstance(error, CannotListenError)
         self.assertIn(str(port), str(error))
         self.assertFalse(self.data.exists())
+
+    async def test_default_plan(self) -> None:
+        """A plan for new teams that is not there ends the start, by the name of the setting."""
+        server = self.build(accounts=Accounts(default_plan="gold"))
+        server.startService()
+
+        with self.assertRaises(ConfigError) as raised:
+            await server.started()
+        await server.stopService()
+
+        self.assertIn("accounts.default_plan", str(raised.exception))
+        self.assertIn("'gold'", str(raised.exception))
 
     async def test_directory_in_use(self) -> None:
         """A second server on the same directory is refused."""

@@ -35,6 +35,7 @@ class SignUpTests(AccountsCase):
         self.assertFalse(account.is_operator)
         [team] = self.done(self.teams.teams(Actor.of(account), None, 9)).items
         self.assertEqual(self.done(self.access.role(Actor.of(account), team.id)), Role.OWNER)
+        self.assertEqual(team.plan, "free")
 
     def test_refused(self) -> None:
         """A bad address, name or password, or an address that has an account, creates nothing."""
@@ -131,6 +132,9 @@ class AccountsTests(AccountsCase):
         self.refused(Code.CONFLICT, self.accounts.set_enabled(self.root, "root", is_enabled=False))
         self.refused(Code.CONFLICT, self.accounts.delete(self.root, "root"))
         self.refused(Code.FORBIDDEN, self.accounts.set_operator(self.bob, "bob", is_operator=True))
+        limited = Actor(account="root", is_operator=True, permissions=frozenset({"accounts.manage"}))
+        self.refused(Code.FORBIDDEN, self.accounts.set_operator(limited, "bob", is_operator=True))
+        self.assertFalse(self.done(self.accounts.set_enabled(limited, "bob", is_enabled=False)).is_enabled)
 
     def test_delete(self) -> None:
         """An account goes with all that is its own, unless a team would have no owner left."""
@@ -173,6 +177,14 @@ class AccessTokenTests(AccountsCase):
         [seen] = self.done(self.tokens.tokens(self.ana, None, 9)).items
         self.assertEqual(seen.last_used_at, NOW)
 
+    def test_many(self) -> None:
+        """An account has two hundred tokens, no more."""
+        tokens = [self.create() for _ in range(200)]
+
+        self.assertIn("200", self.refused(Code.LIMIT_EXCEEDED, self.tokens.create(self.ana, "CI")).text)
+        self.done(self.tokens.revoke(self.ana, tokens[0].token.id))
+        self.create()
+
     def test_last_use_is_coarse(self) -> None:
         """A token that is used all the time is written down once a minute."""
         made = self.create()
@@ -198,10 +210,20 @@ class AccessTokenTests(AccountsCase):
     def test_limits_are_checked(self) -> None:
         """A token is not made for a permission, a time or a team that there is not, nor by a limited one."""
         self.refused(Code.BAD_REQUEST, self.tokens.create(self.ana, "x", permissions=["fly"]))
-        self.refused(Code.BAD_REQUEST, self.tokens.create(self.ana, "x", expires_at=1))
+        text = self.refused(Code.BAD_REQUEST, self.tokens.create(self.ana, "x", expires_at=1)).text
+        self.assertIn("'expiresAt'", text)
         self.refused(Code.NOT_FOUND, self.tokens.create(self.ana, "x", team="t2"))
         limited = self.done(self.tokens.actor(self.create(role=Role.VIEWER).text))
         self.refused(Code.FORBIDDEN, self.tokens.create(limited, "x"))
+
+    def test_no_longer_than_itself(self) -> None:
+        """A token that ends makes none that goes on behind it."""
+        end = int(self.now() * 1000) + 60_000
+        actor = self.done(self.tokens.actor(self.create(expires_at=end).text))
+
+        self.refused(Code.FORBIDDEN, self.tokens.create(actor, "x"))
+        self.refused(Code.FORBIDDEN, self.tokens.create(actor, "x", expires_at=end + 1))
+        self.assertEqual(self.done(self.tokens.create(actor, "x", expires_at=end)).token.expires_at, end)
 
     def test_somebody_elses(self) -> None:
         """Only operators revoke what is not their own."""
@@ -246,7 +268,7 @@ class AuditTests(AccountsCase):
         self.assertEqual(len(self.done(self.audit.page(root, AuditQuery(), None, 9)).items), 2)
         self.refused(Code.FORBIDDEN, self.audit.page(vera, AuditQuery(team="t1"), None, 9))
         self.refused(Code.NOT_FOUND, self.audit.page(adam, AuditQuery(team="t2"), None, 9))
-        self.refused(Code.FORBIDDEN, self.audit.page(adam, AuditQuery(), None, 9))
+        self.assertIn("'team'", self.refused(Code.FORBIDDEN, self.audit.page(adam, AuditQuery(), None, 9)).text)
 
     def test_expire(self) -> None:
         """What is older than so long goes, all of it."""

@@ -83,6 +83,23 @@ class LogInTests(LoginsCase):
         self.assertNotEqual(self.stored("ana").password_hash, before)
         self.log_in()
 
+    def test_old_hash_of_an_old_password(self) -> None:
+        """It is not made anew of a password that was replaced while it was looked at."""
+        self.passwords.is_outdated = lambda kept: True  # type: ignore[method-assign]  # as after a change of them
+        verify = self.passwords.verify
+
+        async def slow(kept: str | None, password: str) -> bool:
+            is_right = await verify(kept, password)
+            self.passwords.verify = verify  # type: ignore[method-assign]  # once
+            await self.logins.change_password(self.ana, PASSWORD, OTHER)
+            return is_right
+
+        self.passwords.verify = slow  # type: ignore[method-assign]  # as when somebody is faster
+
+        self.fails(PASSWORD)
+
+        self.log_in(OTHER)
+
 
 class LockTests(LoginsCase):
     """What becomes of who guesses."""

@@ -12,7 +12,7 @@ from tests.base import SynchronousTestCase
 from wsock.backends.memory_directory import MemoryDirectory
 from wsock.backends.memory_outbox import MemoryOutbox
 from wsock.errors import Unavailable
-from wsock.interfaces import Account, App, Endpoint, Event, OutboxRow
+from wsock.interfaces import Account, App, Endpoint, Event, JournalRecord, OutboxRow
 from wsock.protocol.messages import Message
 from wsock.services.outbox import Outbox
 from wsock.testing.contracts.message_store import make_message
@@ -63,7 +63,14 @@ class OutboxTestCase(SynchronousTestCase):
             self.successResultOf(self.directory.create(App(id=id, name=id, created_at=0), [], account))
 
     def endpoint(
-        self, id: str, *events: str, app: str = "app", channels: str | None = None, is_enabled: bool = True
+        self,
+        id: str,
+        *events: str,
+        app: str = "app",
+        channels: str | None = None,
+        is_enabled: bool = True,
+        is_ordered: bool = False,
+        is_batched: bool = False,
     ) -> None:
         """Adds an endpoint."""
         endpoint = Endpoint(
@@ -74,6 +81,8 @@ class OutboxTestCase(SynchronousTestCase):
             events=events,
             channels=channels,
             is_enabled=is_enabled,
+            is_ordered=is_ordered,
+            is_batched=is_batched,
         )
         self.successResultOf(self.directory.add_endpoint(endpoint))
 
@@ -222,6 +231,69 @@ class MessageTests(OutboxTestCase):
         self.record(app=[unspeakable], other=[unspeakable])
 
         self.assertEqual(self.store.calls, [])
+
+
+class CommitTests(OutboxTestCase):
+    """Messages whose rows somebody else stores, with them."""
+
+    def test_rows(self) -> None:
+        """Each message makes the rows that it makes otherwise, in order; messages that nobody wants make none."""
+        self.endpoint("orders", "message.*", channels="orders:*", is_ordered=True)
+        self.endpoint("all", is_batched=True)
+        messages = [make_message(1, channel="orders:1"), make_message(2)]
+        records = [JournalRecord(app, "", message) for app in ("app", "other") for message in messages]
+
+        rows = self.successResultOf(self.outbox.rows(records))
+
+        self.record(app=messages)
+        self.assertEqual(rows, self.rows())
+        self.assertEqual(
+            [(row.endpoint, row.event.channel, row.ordered, row.batched) for row in rows],
+            [("all", "orders:1", False, True), ("orders", "orders:1", True, False), ("all", "room", False, True)],
+        )
+
+    def test_not_known(self) -> None:
+        """While it can't be known who wants to be told, nothing may be committed."""
+        self.directory.trouble = Unavailable("away")
+
+        self.failureResultOf(self.outbox.rows([JournalRecord("app", "", make_message(1))]), Unavailable)
+
+    def test_added(self) -> None:
+        """Whoever delivers is told of each addition, and that rows were stored elsewhere."""
+        told: list[int] = []
+        self.outbox.added = lambda: told.append(self.outbox.stored)
+        self.endpoint("all")
+
+        self.record(self.event("channel.occupied"))
+        self.outbox.note(self.rows())
+        self.record(self.event("channel.occupied", app="other"))
+
+        self.assertEqual(told, [1, 2])
+
+
+class KnownTests(OutboxTestCase):
+    """What can be told at once."""
+
+    def test_may_want(self) -> None:
+        """What is not known may be wanted; what is known is as it is, until the directory was changed."""
+        self.endpoint("rooms", "channel.*", channels="room*")
+        asked = [("channel.vacated", "room"), ("channel.vacated", "hall"), ("presence.enter", "room")]
+        self.assertTrue(all(self.outbox.may_want("app", *one) for one in asked))
+        self.record(self.event("channel.occupied"))
+
+        self.assertEqual([self.outbox.may_want("app", *one) for one in asked], [True, False, False])
+        self.successResultOf(self.outbox.forget())
+        self.assertTrue(self.outbox.may_want("app", "presence.enter", "room"))
+
+    def test_is_ordered(self) -> None:
+        """Order counts where an endpoint of any of the apps wants it."""
+        self.endpoint("plain")
+        self.endpoint("ordered", app="other", is_ordered=True)
+        event = self.event("channel.occupied")
+
+        self.assertFalse(self.successResultOf(self.outbox.is_ordered([event], {"app": [make_message(1)]})))
+        self.assertTrue(self.successResultOf(self.outbox.is_ordered([event], {"other": [make_message(1)]})))
+        self.assertTrue(self.successResultOf(self.outbox.is_ordered([self.event("x", app="other")], {})))
 
 
 class CostTests(OutboxTestCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -36,6 +37,8 @@ class _Queue:
         self.buried: list[str] = []
         self.trouble: Exception | None = None
         self.taken = 0
+        self.left: list[Work] = []
+        self.before = 0
         self._waiting: Deferred[None] | None = None
         self._work: deque[Work | Exception] = deque()
 
@@ -54,6 +57,12 @@ class _Queue:
         if isinstance(work, Exception):
             raise work
         return work
+
+    async def is_first(self, work: Work) -> bool:
+        return self.before <= len(self.finished)
+
+    async def take_left(self, limit: int) -> Work:
+        return self.left.pop() if self.left else Work([], {}, [])
 
     async def length(self) -> int:
         return len(self._work)
@@ -83,8 +92,8 @@ class _Store(MemoryMessages):
             raise Rejected(bad)
 
 
-class PersisterTests(SynchronousTestCase):
-    """Work is done, then acknowledged."""
+class PersisterCase(SynchronousTestCase):
+    """A persister that runs, over a queue and a store that can be away."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -113,10 +122,23 @@ class PersisterTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(stopping))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+
+class PersisterTests(PersisterCase):
+    """Work is done, then acknowledged."""
+
     def test_fakes_provide_their_interfaces(self) -> None:
         """The fakes of this test are what they stand for."""
         verifyObject(IWorkQueue, self.queue)
         verifyObject(IMessageStore, self.store)
+
+    def test_no_history(self) -> None:
+        """What is no history is recorded, and not stored."""
+        transient = replace(make_message(2), persist=False)
+        self.queue.add(Work(["1-0", "2-0"], {"app": [make_message(1), transient], "other": [transient]}, []))
+
+        self.assertEqual(self.recorded, [1, 2, 2])
+        self.assertEqual(self.successResultOf(self.store.expire("app", 1 << 50, 1 << 50, 9)), 1)
+        self.assertEqual(self.successResultOf(self.store.expire("other", 1 << 50, 1 << 50, 9)), 0)
 
     def test_gathers(self) -> None:
         """The first work is done at once, what comes soon after it together; behind a whole batch nobody waits."""
@@ -266,3 +288,48 @@ class PersisterTests(SynchronousTestCase):
             self.stop()
 
             self.assertEqual(self.queue.finished, [])
+
+
+class OrderTests(PersisterCase):
+    """Some of the work is to be told in order."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.stop()
+        self.asked: list[int] = []
+
+        async def is_ordered(events: list[Event], messages: dict[str, list[Message]]) -> bool:
+            self.asked.append(len(events))
+            return bool(messages)
+
+        self.persister = Persister(self.queue, self.store, self.record, self.clock, is_ordered=is_ordered)
+        self.persister.startService()
+
+    def test_waits_for_its_turn(self) -> None:
+        """It is stored at once, and recorded when all before it is done."""
+        self.queue.before = 1
+        self.queue.add(_work(1, 2))
+        self.clock.advance(0.1)
+        self.assertEqual((self.stored(), self.recorded), ([1, 2], []))
+
+        self.queue.finished.append(_work())
+        self.clock.advance(0.1)
+
+        self.assertEqual((self.recorded, len(self.queue.finished)), ([1, 2], 2))
+
+    def test_what_was_left(self) -> None:
+        """What somebody left undone before it is done first."""
+        self.queue.before = 1
+        self.queue.left = [_work(events=1)]
+        self.queue.left[0].ids.append("0-0")
+
+        self.queue.add(_work(1))
+
+        self.assertEqual((len(self.events), self.recorded, len(self.queue.finished)), (1, [1], 2))
+
+    def test_without_order(self) -> None:
+        """What need not be in order waits for nobody."""
+        self.queue.before = 9
+        self.queue.add(_work(events=2))
+
+        self.assertEqual((len(self.events), self.asked), (2, [2]))

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.base import SynchronousTestCase, TestCase
 from wsock.backends.memory_directory import MemoryDirectory
 from wsock.errors import ConfigError, Unavailable
-from wsock.records import Account, App, Key
+from wsock.records import Account, App, Endpoint, Key
 from wsock.services.sealed import SealedDirectory
 from wsock.services.vault import Vault
 from wsock.testing.contracts.directory import DirectoryContract
@@ -66,6 +66,19 @@ class SealingTests(SynchronousTestCase):
         self.assertNotIn("another", self.kept())
         found = self.successResultOf(self.directory.key_by_hash("ab"))
         self.assertEqual(found and found.secret, "another secret")
+
+    def test_endpoints(self) -> None:
+        """Both secrets of an endpoint are sealed, however it is stored and read."""
+        self.successResultOf(self.directory.add([APP]))
+        endpoint = Endpoint(
+            id="e", app=APP.id, url="https://a", created_at=0, secret="whsec_new", old_secret="whsec_old"
+        )
+        self.successResultOf(self.directory.add_endpoint(endpoint))
+
+        self.assertEqual(self.successResultOf(self.directory.endpoints(APP.id)), [endpoint])
+        self.assertNotIn("whsec_", repr(self.successResultOf(self.inside.endpoints(APP.id))[0].secret))
+        [stored] = self.successResultOf(self.inside.endpoints(APP.id))
+        self.assertTrue(stored.secret.startswith("sealed:") and stored.old_secret.startswith("sealed:"))
 
     def test_copied_secret(self) -> None:
         """A sealed secret that is copied to another app's key opens nothing."""

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
-from tests.accounts import AccountsCase
+from tests.accounts import PASSWORD, AccountsCase
 from tests.base import SynchronousTestCase
 from wsock.backends.memory_directory import MemoryDirectory
 from wsock.errors import Code, Refused
-from wsock.records import AccessToken, App, Invitation, Listing, Membership, Record, Role, Team
+from wsock.records import (
+    AccessToken,
+    Account,
+    App,
+    Invitation,
+    Listing,
+    Membership,
+    Plan,
+    PlanLimits,
+    Record,
+    Role,
+    Team,
+)
 from wsock.services.access import Actor
 from wsock.services.roles import PERMISSIONS, Permission
-from wsock.services.teams import Teams, check_email, check_name
+from wsock.services.teams import Teams, check_email, check_name, new_member
 
 ROLES = {"vera": Role.VIEWER, "dev": Role.DEVELOPER, "adam": Role.ADMIN, "olga": Role.OWNER}
 
@@ -100,6 +113,14 @@ class AccessTests(TeamsCase):
         self.assertIsNone(self.allowed(scoped, Permission.PLANS_WRITE))
         self.assertEqual(self.allowed(scoped, Permission.SERVER_READ), Code.FORBIDDEN)
 
+    def test_tokens_without_teams(self) -> None:
+        """A token that may not see teams does not list them either."""
+        for name in ("vera", "root"):
+            token = self.by_token(name, permissions=("channels.read",))
+            self.refused(Code.FORBIDDEN, self.teams.teams(token, None, 10))
+        reader = self.by_token("vera", permissions=("team.read",))
+        self.assertEqual([team.id for team in self.done(self.teams.teams(reader, None, 10)).items], ["t1"])
+
 
 class TeamTests(TeamsCase):
     """Teams themselves."""
@@ -120,6 +141,26 @@ class TeamTests(TeamsCase):
 
         self.refused(Code.FORBIDDEN, teams.create(Actor(account="vera", role=Role.ADMIN), "Mine"))
         self.assertEqual(self.role("vera", self.done(teams.create(self.actors["vera"], "Mine")).id), Role.OWNER)
+
+    def test_many(self) -> None:
+        """Who owns twenty teams makes no more; operators do."""
+        around = (self.mail, self.audit, self.now, os.urandom)
+        teams = Teams(self.directory, *around, is_open=True)
+        for n in range(20):
+            self.done(teams.create(self.actors["vera"], f"T{n}"))
+
+        self.assertIn("20", self.refused(Code.LIMIT_EXCEEDED, teams.create(self.actors["vera"], "More")).text)
+        for n in range(21):
+            self.done(teams.create(self.actors["root"], f"T{n}"))
+
+    def test_plan(self) -> None:
+        """Teams of people who are no operators are on the default plan."""
+        around = (self.mail, self.audit, self.now, lambda size: b"x" * size)
+        teams = Teams(self.directory, *around, is_open=True, default_plan="free")
+
+        self.assertEqual(self.done(teams.create(self.actors["vera"], "Mine")).plan, "free")
+        self.done(self.directory.remove(Team, f"team_{(b'x' * 8).hex()}"))
+        self.assertEqual(self.done(teams.create(self.actors["root"], "Ours")).plan, "unlimited")
 
     def test_seen(self) -> None:
         """Members see their teams, operators all, strangers none."""
@@ -332,3 +373,69 @@ class InvitationTests(TeamsCase):
 
         self.assertNotIn("http", self.mail.sent[0].text)
         self.assertEqual(replace(self.mail.sent[0], text="").to, "a@b.c")
+
+
+class SeatTests(AccountsCase):
+    """A team's plan says how many members it may have."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.owner = self.person("olga")
+        self.team("t1", olga=Role.OWNER)
+        plan = Plan(id="small", name="Small", limits=PlanLimits(members=2))
+        self.done(self.directory.add([plan]))
+        team = self.done(self.directory.find(Team, "t1"))
+        assert team is not None
+        self.done(self.directory.replace(replace(team, plan="small")))
+
+    def invited(self, name: str) -> str:
+        """The token of somebody who is invited."""
+        self.done(self.teams.invite(self.owner, "t1", f"{name}@example.org", Role.VIEWER))
+        return self.mail.token()
+
+    def test_invited_ones_count(self) -> None:
+        """Nobody is invited who would find no seat."""
+        self.invited("bob")
+
+        refused = self.refused(Code.QUOTA_EXCEEDED, self.teams.invite(self.owner, "t1", "ann@example.org", Role.VIEWER))
+        self.assertIn("'small' allows 2 members", refused.text)
+
+    def test_join(self) -> None:
+        """Who is invited joins while there is a seat, with an account or a new one."""
+        token = self.invited("bob")
+        self.done(self.directory.add([new_member("t1", self.person("eve").account, Role.VIEWER, 0)]))
+
+        self.refused(Code.QUOTA_EXCEEDED, self.teams.join(self.person("bob"), token))
+        self.done(self.teams.remove_member(self.owner, "t1", "eve"))
+        self.done(self.teams.join(Actor(account="bob"), token))
+        self.refused(Code.QUOTA_EXCEEDED, self.teams.invite(self.owner, "t1", "ann@example.org", Role.VIEWER))
+
+    def test_new_account(self) -> None:
+        """Where there is no seat, no account is left behind."""
+        token = self.invited("new")
+        self.done(self.directory.add([new_member("t1", self.person("eve").account, Role.VIEWER, 0)]))
+
+        self.refused(Code.QUOTA_EXCEEDED, self.accounts.accept_invitation(token, PASSWORD, "New"))
+
+        self.assertIsNone(self.done(self.directory.account_by_email("new@example.org")))
+
+    def test_at_the_same_moment(self) -> None:
+        """Of two who come for the last seat at the same moment no one is too many, and nothing is left of them."""
+        records = self.directory
+        late = new_member("t1", self.person("eve").account, Role.VIEWER, 0)
+        account = self.stored("eve")
+        add = records.add
+
+        async def meanwhile(some: Sequence[Record]) -> None:
+            self.patch(records, "add", add)
+            await add([late])
+            await add(some)
+
+        self.patch(records, "add", meanwhile)
+        bob = Account(id="bob", email="bob@example.org", password_hash="$", created_at=0)
+        joining = self.teams.add_member(new_member("t1", "bob", Role.VIEWER, 0), bob)
+
+        self.refused(Code.QUOTA_EXCEEDED, joining)
+        self.assertEqual(self.stored("eve"), account)
+        self.assertIsNone(self.done(records.find(Account, "bob")))
+        self.assertEqual(len(self.done(records.page(Membership, {"team": "t1"}, None, 9)).items), 2)

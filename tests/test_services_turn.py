@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
@@ -426,7 +426,8 @@ class ModelTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.number = 0
 
-    @settings(derandomize=True, deadline=None, max_examples=1000)
+    @example([("broadcast", 1), ("turn", 0), ("send", 0), ("settle", 0), ("broadcast", 1)], 186, 64)
+    @settings(max_examples=1000)
     @given(st.lists(_step, max_size=60), st.integers(0, 4095), st.sampled_from((8, 64, 10_000)))
     def test_any_steps(self, steps: list[tuple[str, int]], joined: int, max_gathered: int) -> None:
         """Four outlets, three feeds, two writes a turn."""

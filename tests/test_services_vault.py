@@ -36,7 +36,7 @@ class VaultTests(SynchronousTestCase):
         self.assertIn("log", refused.text)
         self.assertNotIn(why, refused.text)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.text(), st.lists(st.text(max_size=5), max_size=3))
     def test_opens(self, text: str, context: list[str]) -> None:
         """What is sealed for a place opens there, whatever it is, and does not show."""

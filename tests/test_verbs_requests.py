@@ -17,7 +17,7 @@ from wsock.protocol.codec import Codec, encode
 from wsock.protocol.frames import Request
 from wsock.verbs import REQUESTS, VERBS
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=400)
+repeatable = settings(max_examples=400)
 CODEC = Codec(REQUESTS)
 TEXTS = [vector.text for vector in vectors.REQUESTS]
 

@@ -12,20 +12,41 @@ from wsock.backends.fallback_counters import FallbackCounters
 from wsock.backends.memory_audit import MemoryAudit
 from wsock.backends.memory_counters import MemoryCounters
 from wsock.backends.memory_directory import MemoryDirectory
+from wsock.backends.memory_meters import MemoryMeters
 from wsock.backends.memory_outbox import MemoryOutbox
-from wsock.backends.mongo import MongoAudit, MongoDatabase, MongoDirectory, MongoMessages, MongoOutbox
+from wsock.backends.memory_push import MemoryDevices, MemoryPushJobs
+from wsock.backends.mongo import (
+    MongoAudit,
+    MongoDatabase,
+    MongoDevices,
+    MongoDirectory,
+    MongoMessages,
+    MongoMeters,
+    MongoOutbox,
+    MongoPushJobs,
+)
 from wsock.backends.redis import (
     Durability,
     LogHistory,
     MergedHistory,
     RedisBroker,
+    RedisControl,
     RedisCounters,
     RedisPresence,
     RedisQueue,
 )
+from wsock.backends.redis_nodes import LeaseTimes
 from wsock.config import Config
 from wsock.errors import ConfigError
-from wsock.interfaces import IAuditLog, IDirectory, IMessageStore, IOutboxStore
+from wsock.interfaces import (
+    IAuditLog,
+    IDeviceStore,
+    IDirectory,
+    IMessageStore,
+    IMeterStore,
+    IOutboxStore,
+    IPushJobs,
+)
 from wsock.stores import Part, Stores
 
 __all__ = ["build_cluster"]
@@ -56,14 +77,24 @@ def build_cluster(config: Config, reactor: Any, now: Callable[[], float], new_na
         backlog_bytes=config.limits.publish_backlog_bytes,
     )
     presence = RedisPresence(
-        broker, reactor, node, now, backlog=durability.backlog, max_members=config.limits.presence_members
+        broker,
+        reactor,
+        node,
+        now,
+        backlog=durability.backlog,
+        max_members=config.limits.presence_members,
+        times=LeaseTimes(quiet_seconds=config.webhooks.quiet_seconds),
     )
     counters = RedisCounters(broker)
-    parts: list[Part] = [broker, presence, counters]
+    control = RedisControl(broker, reactor, node)
+    parts: list[Part] = [broker, control, presence, counters]
     history: IMessageStore = LogHistory(broker)
     directory: IDirectory = MemoryDirectory()
     audit: IAuditLog = MemoryAudit()
+    meters: IMeterStore = MemoryMeters()
     outbox: IOutboxStore = MemoryOutbox()
+    devices: IDeviceStore = MemoryDevices()
+    push_jobs: IPushJobs = MemoryPushJobs()
     queues: tuple[RedisQueue, ...] = ()
     if config.mongo.url:
         database = MongoDatabase(config.mongo.url, reactor)
@@ -71,6 +102,8 @@ def build_cluster(config: Config, reactor: Any, now: Callable[[], float], new_na
         if not config.dev:
             directory, audit = MongoDirectory(database), MongoAudit(database)
         outbox = MongoOutbox(database)
+        devices, push_jobs = MongoDevices(database), MongoPushJobs(database)
+        meters = MongoMeters(database)
         queues = tuple(RedisQueue(shard, node, config.recovery.seconds) for shard in broker.shards)
         parts = [database, *parts, *queues]
     return Stores(
@@ -78,11 +111,18 @@ def build_cluster(config: Config, reactor: Any, now: Callable[[], float], new_na
         history=history,
         directory=directory,
         audit=audit,
+        meters=meters,
+        shares_meters=bool(config.mongo.url),
         outbox=outbox,
+        devices=devices,
+        push_jobs=push_jobs,
         presence=presence,
         counters=FallbackCounters(counters, MemoryCounters()),
+        control=control,
+        node=node,
         parts=tuple(parts),
         queues=queues,
         batching=tuple(shard.batches for shard in broker.shards),
         is_up=lambda: broker.is_up,
+        hear=lambda ears: broker.tell_of(lambda app, channel: ears.may_want(app, "message.published", channel)),
     )

@@ -33,9 +33,11 @@ __all__ = [
     "Heartbeat",
     "History",
     "Http",
+    "Keys",
     "Limits",
     "Mongo",
     "Presence",
+    "Push",
     "Recovery",
     "Redis",
     "Resolved",
@@ -43,6 +45,7 @@ __all__ = [
     "Shutdown",
     "Sqlite",
     "Vault",
+    "Webhooks",
     "WebSocket",
     "describe",
     "endpoints",
@@ -117,6 +120,13 @@ class Limits(_Section, frozen=True):
     connect_rate_per_ip: Annotated[
         int, _integer("Connects a minute from one address; more are answered with 429. 0: no limit.")
     ] = 0
+    cluster_requests_per_minute: Annotated[
+        int,
+        _integer(
+            "REST requests a minute that ask all nodes (lists of channels and connections, looking at one, ending"
+            " some), of one key or account; more get 429. 0: no limit."
+        ),
+    ] = 600
     connections: Annotated[int, _integer("Connections at once; more are answered with 503. 0: no limit.")] = 0
     output_bytes: Annotated[
         int,
@@ -253,10 +263,96 @@ class Accounts(_Section, frozen=True):
     open_sign_up: Annotated[
         bool, Meta(description="Whether everybody may get an account and a team; otherwise it takes an invitation.")
     ] = False
+    default_plan: Annotated[
+        str,
+        Meta(
+            description=(
+                "The plan of teams that are made by signing up, or by somebody who is no operator; there has to be one"
+                " of this id."
+            )
+        ),
+    ] = "unlimited"
     url: Annotated[
         str, Meta(description="Where the dashboard is, for links in mails; empty: mails hold the token alone.")
     ] = ""
     audit_days: Annotated[int, _integer("How long the audit log is kept.", 1, 36_500)] = 365
+    session_token_seconds: Annotated[
+        float, _number("How long a session token is good before it is renewed.", 10, _DAY)
+    ] = 900.0
+    session_days: Annotated[float, _number("How long a session lasts that nobody renews.", 0.01, 366)] = 14.0
+    logins_per_minute: Annotated[
+        int, _integer("Logins and renewals of sessions a minute from one address; more get 429. 0: no limit.")
+    ] = 30
+    sign_ups_per_minute: Annotated[
+        int, _integer("Sign-ups and accepted invitations a minute from one address; more get 429. 0: no limit.")
+    ] = 10
+    resets_per_minute: Annotated[
+        int, _integer("Resets of passwords a minute from one address; more get 429. 0: no limit.")
+    ] = 10
+    requests_per_minute: Annotated[
+        int, _integer("Administrative requests a minute of one account; more get 429. 0: no limit.")
+    ] = 600
+
+
+class Analytics(_Section, frozen=True):
+    """What happens in each app is counted by the minute, hour, day and month; months are kept for ever."""
+
+    minute_days: Annotated[float, _number("How many days the counts of minutes are kept.", 0.1, 366)] = 2.0
+    hour_days: Annotated[float, _number("How many days those of hours are kept.", 1, 36_500)] = 90.0
+    day_days: Annotated[float, _number("How many days those of days are kept.", 1, 36_500)] = 730.0
+
+
+class Webhooks(_Section, frozen=True):
+    """What apps are told of at URLs of theirs."""
+
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description=(
+                "Hosts, addresses and networks (`10.0.0.0/8`) that webhooks are sent to though they are not public,"
+                " without HTTPS too."
+            )
+        ),
+    ] = ()
+    retry_seconds: Annotated[
+        tuple[float, ...],
+        Meta(description="After how many seconds a webhook that failed is sent again, each time; then it is given up."),
+    ] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 300.0, 1800.0, 7200.0, 18e3, 36e3, 50_400.0, 72e3, 86_400.0)
+    timeout_seconds: Annotated[float, _number("How long a receiver may take to answer.", 1, 60)] = 20.0
+    per_endpoint: Annotated[int, _integer("Requests to one webhook under way at once.", 1, 100)] = 4
+    at_once: Annotated[int, _integer("Requests to all webhooks together under way at once.", 1, 1_000)] = 100
+    kept_days: Annotated[float, _number("How many days it is kept what was sent or given up.", 0.01, 366)] = 7.0
+    quiet_seconds: Annotated[
+        float,
+        _number("How long an empty channel or a leave is held back: who is back by then makes no noise.", 0, 300),
+    ] = 3.0
+
+
+class Push(_Section, frozen=True):
+    """Notifications to phones and browsers."""
+
+    contact: Annotated[
+        str,
+        Meta(
+            description=(
+                "Whom browsers' push services can turn to about this server: a `mailto:` or `https:` URL. Some refuse"
+                " one that is not reachable."
+            )
+        ),
+    ] = "mailto:push@localhost"
+    web_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description=(
+                "The only push services of browsers that are sent to, such as `*.push.services.mozilla.com`; none: all"
+                " that are public."
+            )
+        ),
+    ] = ()
+    devices_per_member: Annotated[
+        int, _integer("Devices that a member may have; with one more, the eldest is forgotten.", 1, 10_000)
+    ] = 100
+    kept_days: Annotated[float, _number("How many days it is kept how pushes to many devices went.", 0.01, 366)] = 7.0
 
 
 class Vault(_Section, frozen=True):
@@ -273,6 +369,20 @@ class Vault(_Section, frozen=True):
         ),
     ] = ""
     key_file: Annotated[str, Meta(description="A file with the master keys, in place of `keys`.")] = ""
+
+
+class Keys(_Section, frozen=True):
+    """What tokens are verified with."""
+
+    jwks_allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description=(
+                "Hosts that sets of public keys (`jwksUrl`) are fetched from though their addresses are not public,"
+                " such as an identity provider in the own network."
+            )
+        ),
+    ] = ()
 
 
 class WebSocket(_Section, frozen=True):
@@ -351,8 +461,12 @@ class Config(_Section, frozen=True):
     redis: Redis = Redis()
     mongo: Mongo = Mongo()
     http: Http = Http()
+    analytics: Analytics = Analytics()
+    webhooks: Webhooks = Webhooks()
+    push: Push = Push()
     accounts: Accounts = Accounts()
     vault: Vault = Vault()
+    keys: Keys = Keys()
     websocket: WebSocket = WebSocket()
     shutdown: Shutdown = Shutdown()
 
@@ -389,9 +503,17 @@ _TYPES: dict[str, Any] = {}
 _SETTINGS: dict[str, Setting] = {}
 _SECTIONS: dict[str, type[_Section]] = {}
 _FOREIGN = ("WSOCK_TEST_", "WSOCK_BENCH_", "WSOCK_CI")
+_OF_COMMANDS = ("WSOCK_URL", "WSOCK_TOKEN", "WSOCK_APP", "WSOCK_KEY", "WSOCK_CACERT", "WSOCK_SIGNING_SECRET")
+"""Variables that the command ``wsock`` reads: which server, and with what."""
 _PORT_KINDS = ("tcp", "tcp6", "ssl")
 _RATES = ("connection_rate", "app_publish_rate", "channel_publish_rate", "user_publish_rate", "connect_rate_per_ip")
-_ZERO_IN_DEV = ("limits.connection_burst", *(f"limits.{rate}" for rate in _RATES))
+_ACCOUNT_RATES = ("logins_per_minute", "sign_ups_per_minute", "resets_per_minute", "requests_per_minute")
+_ZERO_IN_DEV = (
+    "limits.connection_burst",
+    "limits.cluster_requests_per_minute",
+    *(f"limits.{rate}" for rate in _RATES),
+    *(f"accounts.{rate}" for rate in _ACCOUNT_RATES),
+)
 
 
 def describe() -> Iterator[Setting]:
@@ -505,6 +627,8 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, _Value]:
     found = {}
     for name in sorted(environ):
         if not name.startswith("WSOCK_") or name == "WSOCK_CONFIG" or name.startswith(_FOREIGN):
+            continue
+        if name in _OF_COMMANDS:
             continue
         if name not in keys:
             suggestion = _suggestion(name, [*keys, "WSOCK_CONFIG"])
@@ -648,6 +772,8 @@ def _takes(annotated: Any) -> str:
     if wanted is str:
         return "a text"
     choices = getattr(wanted, "__args__", ())
+    if choices == (float, ...):
+        return "a list of numbers"
     return "a list of texts" if choices[1:] == (...,) else f"one of {', '.join(choices)}"
 
 

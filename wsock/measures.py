@@ -8,9 +8,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Protocol
 
-__all__ = ["MANY", "SECONDS", "SIZES", "Batching", "Histogram", "Peak", "merged"]
+__all__ = ["MANY", "SECONDS", "SIZES", "Batching", "Histogram", "Peak", "Span", "merged", "percentile"]
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Bounds for how many there are in a batch."""
@@ -41,6 +43,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def observe_many(self, value: float, times: int) -> None:
+        """Counts the value in so many times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
     def __len__(self) -> int:
         """How many values were observed."""
         return sum(self.counts)
@@ -53,6 +60,49 @@ def merged(bounds: Sequence[float], histograms: Iterable[Histogram]) -> Histogra
         whole.counts = [a + b for a, b in zip(whole.counts, one.counts, strict=True)]
         whole.total += one.total
     return whole
+
+
+def percentile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+    """The value that this share of what a histogram counted does not exceed, as nearly as its bounds tell.
+
+    Between two bounds the values are taken to be spread evenly; of those above the last bound, that bound is all that
+    is known. ``None`` when nothing was counted.
+    """
+    rank = share * sum(counts)
+    if not rank:
+        return None
+    below = 0
+    for number, count in enumerate(counts[: len(bounds)]):
+        if count and below + count >= rank:
+            least = bounds[number - 1] if number else 0.0
+            return least + (bounds[number] - least) * (rank - below) / count
+        below += count
+    return bounds[-1]
+
+
+class Span(StrEnum):
+    """How long the parts are that what happened is counted in. They begin with a minute, hour, day or month of UTC."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+    def start(self, at: int) -> int:
+        """When the part began that this moment is in; both in milliseconds since 1970."""
+        if self is not Span.MONTH:
+            return at - at % _MILLISECONDS[self]
+        day = datetime.fromtimestamp(at / 1000, UTC)
+        return int(datetime(day.year, day.month, 1, tzinfo=UTC).timestamp()) * 1000
+
+    def end(self, at: int) -> int:
+        """When it ends, and the next one begins."""
+        start = self.start(at)
+        return self.start(start + _LONGEST_MONTH) if self is Span.MONTH else start + _MILLISECONDS[self]
+
+
+_MILLISECONDS = {Span.MINUTE: 60_000, Span.HOUR: 3_600_000, Span.DAY: 86_400_000}
+_LONGEST_MONTH = 31 * 86_400_000
 
 
 class Peak:

@@ -36,8 +36,12 @@ __all__ = [
     "Namespace",
     "Plan",
     "PlanLimits",
+    "PushAccess",
+    "PushRule",
     "Record",
     "ResetToken",
+    "Revocation",
+    "Revoked",
     "Role",
     "Settings",
     "SlowConsumer",
@@ -46,6 +50,7 @@ __all__ = [
     "kind_of",
     "membership_id",
     "merge_settings",
+    "push_access_id",
 ]
 
 R = TypeVar("R", bound="Record")
@@ -116,10 +121,11 @@ def merge_settings(*layers: Settings) -> Settings:
 
 
 class Team(Record, frozen=True, kw_only=True):
-    """People who run apps together."""
+    """People who run apps together. Their ``plan`` says how many apps and members they may have."""
 
     name: str
     created_at: int
+    plan: str = "unlimited"
 
 
 class Account(Record, frozen=True, kw_only=True):
@@ -265,8 +271,12 @@ class Key(Record, frozen=True, kw_only=True):
     pattern of clientIds that a client with the API key may choose. Never log one: its representation hides the
     secret.
 
-    A key that is being rotated out names its successor in ``replaced_by`` and is good until ``retire_at``.
-    ``last_used_at`` is coarse: it lags by minutes.
+    With a ``jwks_url`` it has neither API key nor secret: it verifies what the keys in that set have signed. A token
+    then names a key of the set, and the key here is found by ``jwks_party``, made of its issuer and audience.
+
+    A key that is being rotated out names its successor in ``replaced_by``. From ``retire_at`` on no key is good,
+    whether it was replaced or revoked. ``last_used_at`` lags by a minute, that of a key that is being rotated out by a
+    second. A successor names in ``first`` the key that its line began with.
     """
 
     app: str
@@ -284,16 +294,48 @@ class Key(Record, frozen=True, kw_only=True):
     last_used_at: int | None = None
     replaced_by: str = ""
     retire_at: int | None = None
+    jwks_url: str = ""
+    jwks_party: str = ""
+    first: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Who publishes with it: the same for all keys of a line, so that a repetition is known across a rotation."""
+        return f"key:{self.first or self.id}"
 
     def __repr__(self) -> str:
         return f"<Key {self.id} of app {self.app}>"
+
+
+class Revoked(StrEnum):
+    """What of a client is revoked."""
+
+    TOKEN = "token"
+    CLIENT = "client"
+
+
+class Revocation(Record, frozen=True, kw_only=True):
+    """Tokens with this ``jti``, or clients with this clientId, are refused by the app until ``expires_at``.
+
+    Where that is ``None`` they are refused until it is lifted. It may be there for a while after it has expired.
+    """
+
+    app: str
+    kind: Revoked
+    value: str
+    created_at: int
+    expires_at: int | None = None
+    created_by: str = ""
 
 
 class Endpoint(Record, frozen=True, kw_only=True):
     """A URL that an app wants to be told events at.
 
     ``events`` are types, or ``prefix.*`` for all that begin so; none means all. ``channels`` is a pattern of names:
-    events of other channels are not told.
+    events of other channels are not told. One that ``is_ordered`` is told each channel's events one after the other,
+    one that ``is_batched`` several in a request. Requests are signed with the ``secret`` (``whsec_`` and base64), and
+    until ``old_secret_until`` with the ``old_secret`` too. Where it is not enabled, ``disabled_reason`` says why.
+    Never log one: its representation hides the secrets.
     """
 
     app: str
@@ -302,6 +344,45 @@ class Endpoint(Record, frozen=True, kw_only=True):
     events: tuple[str, ...] = ()
     channels: str | None = None
     is_enabled: bool = True
+    description: str = ""
+    is_ordered: bool = False
+    is_batched: bool = False
+    secret: str = ""
+    old_secret: str = ""
+    old_secret_until: int | None = None
+    disabled_at: int | None = None
+    disabled_reason: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.id} of app {self.app}>"
+
+
+class PushAccess(Record, frozen=True, kw_only=True):
+    """What an app shows to the push service of a platform, one for each: its id is :func:`push_access_id`.
+
+    ``content`` is the JSON of the credentials. Never log one: its representation hides it.
+    """
+
+    app: str
+    platform: str
+    content: str
+    created_at: int
+
+    def __repr__(self) -> str:
+        return f"<PushAccess of app {self.app} to {self.platform}>"
+
+
+def push_access_id(app: str, platform: str) -> str:
+    """The id of the one access that an app may have to a platform."""
+    return f"{app}.{platform}"
+
+
+class PushRule(Record, frozen=True, kw_only=True):
+    """Messages with a ``push`` object, published in a channel that matches, are pushed to who is not there."""
+
+    app: str
+    pattern: str
+    created_at: int
 
 
 _Count = Annotated[int, Meta(ge=0)] | None
@@ -504,7 +585,7 @@ KINDS: dict[type[Record], Kind] = {
     kind.struct: kind
     for kind in (
         Kind(struct=Plan, name="plan", noun="a plan"),
-        Kind(struct=Team, name="team", noun="a team"),
+        Kind(struct=Team, name="team", noun="a team", lists=("plan",)),
         Kind(
             struct=Account,
             name="account",
@@ -568,10 +649,45 @@ KINDS: dict[type[Record], Kind] = {
             name="key",
             noun="a key",
             owners={"app": App},
-            unique=(Unique(fields=("api_key_hash",), text="a key has this API key already", may_be_empty=True),),
+            unique=(
+                Unique(fields=("api_key_hash",), text="a key has this API key already", may_be_empty=True),
+                Unique(
+                    fields=("jwks_party",),
+                    text="a key has this issuer and audience already: give each app's tokens an audience of their own",
+                    may_be_empty=True,
+                ),
+            ),
             sealed=("secret",),
         ),
-        Kind(struct=Endpoint, name="endpoint", noun="an endpoint", owners={"app": App}),
+        Kind(
+            struct=Revocation,
+            name="revocation",
+            noun="a revocation",
+            owners={"app": App},
+            unique=(Unique(fields=("app", "kind", "value"), text="this is revoked already"),),
+            is_swept=True,
+        ),
+        Kind(
+            struct=Endpoint,
+            name="endpoint",
+            noun="an endpoint",
+            owners={"app": App},
+            sealed=("secret", "old_secret"),
+        ),
+        Kind(
+            struct=PushAccess,
+            name="push_access",
+            noun="push credentials",
+            owners={"app": App},
+            sealed=("content",),
+        ),
+        Kind(
+            struct=PushRule,
+            name="push_rule",
+            noun="a push rule",
+            owners={"app": App},
+            unique=(Unique(fields=("app", "pattern"), text="a push rule of this app has this pattern already"),),
+        ),
     )
 }
 """How each kind is kept; owners stand before what belongs to them."""

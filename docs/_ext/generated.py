@@ -19,13 +19,19 @@ from msgspec import UNSET, Raw, UnsetType
 
 from wsock import config, errors
 from wsock.edges.http import HttpEdge, node_measures
-from wsock.edges.http.api import Accepted, AcceptedBatch, Members, NotAccepted
+from wsock.edges.http.admin.channels import AppChannelGroup
+from wsock.edges.http.admin.connections import AppConnectionGroup
+from wsock.edges.http.channels import ChannelGroup, ConnectionGroup
+from wsock.edges.http.live import Members
+from wsock.edges.http.operations import AppOr, Group, Right
+from wsock.edges.http.posting import Accepted, AcceptedBatch, Outcome
 from wsock.protocol import frames
 from wsock.protocol.codec import Codec, encode
 from wsock.protocol.frames import HistoryEntry, HistoryPage, Member, Resumed, Token
 from wsock.protocol.position import Position
 from wsock.records import PLANS, PlanLimits
 from wsock.services.roles import PERMISSIONS, Permission
+from wsock.testing import InMemoryServer
 from wsock.verbs import REQUESTS, VERBS
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PAGES", "setup"]
 
+_CHANNEL_GROUPS: tuple[type[Group], ...] = (ChannelGroup, ConnectionGroup, AppChannelGroup, AppConnectionGroup)
 _REQUESTS: dict[str, dict[str, Any]] = {
     "subscribe": {"channel": "chat", "rewind": 10},
     "unsubscribe": {"channel": "chat"},
@@ -79,7 +86,7 @@ _TYPES: dict[Any, str] = {
     list[str]: "list of strings",
     list[Member]: "list of members",
     list[HistoryEntry]: "list of messages",
-    list[Accepted | NotAccepted]: "list of outcomes",
+    list[Outcome]: "list of outcomes",
     HistoryPage: "page of history",
     Resumed: "outcome of a resume",
     Token: "resume token",
@@ -272,9 +279,37 @@ def routes() -> str:
     return _table(("method", "path", "what it does"), rows)
 
 
+def channel_operations() -> str:
+    """The operations on channels and connections, with what each needs."""
+    rows = []
+    for operation in (operation for group in _CHANNEL_GROUPS for operation in group.operations()):
+        needs = operation.needs
+        right = (needs.name or "any") if isinstance(needs, Right) else needs.value
+        rows.append((operation.method, f"`{operation.path}`", f"`{right}`", operation.summary))
+    return _table(("method", "path", "needs", "what it does"), rows)
+
+
+def operations() -> str:
+    """The operations of administrators, by group, with what each needs."""
+    groups = [type(group) for group in InMemoryServer().server.plane.groups]
+    return _joined(_group(group) for group in groups if group not in _CHANNEL_GROUPS)
+
+
+def _group(group: type[Group]) -> Iterator[str]:
+    yield f"### {group.tag}"
+    yield group.about
+    rows = []
+    for operation in group.operations():
+        needs = operation.needs.permission if isinstance(operation.needs, AppOr) else operation.needs
+        least = PERMISSIONS[needs] if isinstance(needs, Permission) else None
+        role = "operators" if isinstance(needs, Permission) and least is None else least or needs.value
+        rows.append((operation.method, f"`{operation.path}`", role, _prose(operation.summary)))
+    yield _table(("method", "path", "least role", "what it does"), rows)
+
+
 def answers() -> str:
     """The objects that the REST API answers with."""
-    return _joined(_answer(answer) for answer in (Accepted, AcceptedBatch, NotAccepted, Members))
+    return _joined(_answer(answer) for answer in (Accepted, AcceptedBatch, Outcome, Members))
 
 
 def _answer(answer: type[msgspec.Struct]) -> Iterator[str]:
@@ -328,6 +363,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "metrics": metrics,
     "routes": routes,
+    "channel operations": channel_operations,
+    "operations": operations,
     "answers": answers,
 }
 """What can stand in a page, by name."""

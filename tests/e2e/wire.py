@@ -123,11 +123,12 @@ class Wire:
 
     def event(self) -> dict[str, Any]:
         """The next event; heartbeats are skipped, pings answered."""
-        while (event := self._any_event())["action"] == "pong":
+        while (event := self.any_event())["action"] == "pong":
             pass
         return event
 
-    def _any_event(self) -> dict[str, Any]:
+    def any_event(self) -> dict[str, Any]:
+        """The next event, a heartbeat or not."""
         while True:
             heard = self.frame()
             if heard.opcode == 8:
@@ -173,7 +174,7 @@ class Wire:
         assert events.pop()["action"] == "ack"
         # The ack may be faster than messages of its turn: a ping that is sent now comes in a later one.
         self.say(action="ping")
-        while (event := self._any_event())["action"] != "pong":
+        while (event := self.any_event())["action"] != "pong":
             events.append(event)
         return events
 

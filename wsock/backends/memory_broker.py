@@ -130,7 +130,7 @@ class MemoryBroker:
         self._dedup_ms = int(dedup_seconds * 1000)
         self._backlog_bytes = backlog_bytes
         self._unknown_before = unknown_before
-        self._on_occupancy = on_occupancy
+        self.on_occupancy = on_occupancy
         self._occupied: set[tuple[str, str]] = set()
         self._channels: dict[tuple[str, str], _Channel] = {}
         self._loading: dict[tuple[str, str], list[Deferred[_Channel]]] = {}
@@ -204,13 +204,21 @@ class MemoryBroker:
         """The channel has subscribers."""
         if (app, channel) not in self._occupied:
             self._occupied.add((app, channel))
-            self._on_occupancy(app, channel, True)
+            self.on_occupancy(app, channel, True)
 
     def vacate(self, app: str, channel: str) -> None:
         """The channel has none any more."""
         if (app, channel) in self._occupied:
             self._occupied.remove((app, channel))
-            self._on_occupancy(app, channel, False)
+            self.on_occupancy(app, channel, False)
+
+    async def occupied(self, app: str) -> int:
+        """How many of the app's channels have subscribers."""
+        return sum(occupied == app for occupied, _ in self._occupied)
+
+    async def is_occupied(self, app: str, channel: str) -> bool:
+        """Whether the channel has subscribers."""
+        return (app, channel) in self._occupied
 
     async def position(self, app: str, channel: str) -> Position:
         """Where the channel stands."""

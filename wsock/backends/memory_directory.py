@@ -133,7 +133,7 @@ class MemoryDirectory:
         """Deletes records whose time has come."""
         count = 0
         for shelf in (shelf for shelf in self._shelves.values() if shelf.kind.is_swept):
-            for record in [record for record in shelf.by_id.values() if record.expires_at <= now][:limit]:
+            for record in [r for r in shelf.by_id.values() if r.expires_at is not None and r.expires_at <= now][:limit]:
                 count += self._remove(shelf.kind, record.id)
         return count
 

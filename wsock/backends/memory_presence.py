@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
 import msgspec
@@ -173,6 +173,10 @@ class MemoryPresence:
     async def members(self, app: str, channel: str) -> list[Member]:
         """The members, in the order in which they entered."""
         return [present.member for present in self._channels.get((app, channel), {}).values()]
+
+    async def counts(self, app: str, channels: Sequence[str]) -> list[int]:
+        """How many members each of the channels has."""
+        return [len(self._channels.get((app, channel), ())) for channel in channels]
 
     async def strays(self) -> list[Stray]:
         """None: with one node only, the loss of a connection is known to whoever has the client's others."""

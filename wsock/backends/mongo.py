@@ -13,6 +13,17 @@ from wsock.backends.mongo_audit import MongoAudit
 from wsock.backends.mongo_database import MongoDatabase
 from wsock.backends.mongo_directory import MongoDirectory
 from wsock.backends.mongo_messages import MongoMessages
+from wsock.backends.mongo_meters import MongoMeters
 from wsock.backends.mongo_outbox import MongoOutbox
+from wsock.backends.mongo_push import MongoDevices, MongoPushJobs
 
-__all__ = ["MongoAudit", "MongoDatabase", "MongoDirectory", "MongoMessages", "MongoOutbox"]
+__all__ = [
+    "MongoAudit",
+    "MongoDatabase",
+    "MongoDevices",
+    "MongoDirectory",
+    "MongoMessages",
+    "MongoMeters",
+    "MongoOutbox",
+    "MongoPushJobs",
+]

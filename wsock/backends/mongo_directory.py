@@ -19,7 +19,7 @@ belongings: whatever the order in which the two meet, nothing is left without an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ import msgspec
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
+from twisted.internet.defer import CancelledError
 from zope.interface import implementer
 
 from wsock.backends.mongo_database import MongoDatabase, Work
@@ -39,6 +40,7 @@ from wsock.records import KINDS, Account, App, Endpoint, Key, Kind, Listing, Rec
 __all__ = ["MongoDirectory"]
 
 _R = TypeVar("_R", bound=Record)
+_T = TypeVar("_T")
 _Document = dict[str, Any]
 
 _MARK = "creation"
@@ -72,6 +74,7 @@ class MongoDirectory:
 
     def __init__(self, database: MongoDatabase) -> None:
         self._database = database
+        self._is_unheard = False
 
     # Records.
 
@@ -96,26 +99,29 @@ class MongoDirectory:
         Waits a few seconds for another server that is creating something with one of their values.
         :class:`Unavailable` ends it with nothing visible, unless only the answer to the last step was lost.
         """
-        if len(records) == 1:
-            await self._add_one(records[0])
-        elif records:
-            await self._add_all(records)
-        await self._changed(*map(kind_of, records))
+        if records:
+            adding = self._add_one(records[0]) if len(records) == 1 else self._add_all(records)
+            await self._told(adding, *map(kind_of, records))
 
     async def replace(self, record: _R) -> _R:
         """Stores the record in the place of the version that it has."""
         kind = kind_of(record)
+        return await self._told(self._replace(kind, record), kind)
+
+    async def _replace(self, kind: Kind, record: _R) -> _R:
         await self._check_owners([record])
         places = [place for place in _places(kind, record) if "_id" not in place.wanted]
         stored = await self._placed(kind, record.id, places, partial(_update, kind, record), ObjectId())
         if stored is None:
             raise _outdated(kind, await self.find(type(record), record.id))
-        await self._changed(kind)
         return _read(stored, type(record))
 
     async def remove(self, kind: type[Record], id: str, version: int | None = None) -> bool:
         """Deletes the record and all that belongs to it."""
         known = kind_of(kind)
+        return await self._told(self._remove(known, kind, id, version), known)
+
+    async def _remove(self, known: Kind, kind: type[Record], id: str, version: int | None) -> bool:
         wanted = {"_id": id} if version is None else {"_id": id, "version": version}
         was_there = await self._database.write(partial(_delete_one, known.name, wanted))
         if version is not None and not was_there:
@@ -123,7 +129,6 @@ class MongoDirectory:
             if stored is not None:
                 raise _outdated(known, stored)
         await self._database.write(partial(_delete_belongings, known, [id]))
-        await self._changed(known)
         return was_there
 
     async def used(self, kind: type[Record], id: str, at: int) -> None:
@@ -137,6 +142,9 @@ class MongoDirectory:
 
     async def revision(self) -> int:
         """A number that grows with every change."""
+        if self._is_unheard:
+            self._is_unheard = False
+            await self._grow()
         return await self._database.read(_revision)
 
     # What connections need.
@@ -187,9 +195,28 @@ class MongoDirectory:
         documents = await self._database.read(partial(_visible, kind_of(kind).name, wanted))
         return sorted((_read(document, kind) for document in documents), key=lambda record: record.id)
 
-    async def _changed(self, *kinds: Kind) -> None:
-        if not all(kind.is_quiet for kind in kinds):
+    async def _told(self, changing: Coroutine[Any, Any, _T], *kinds: Kind) -> _T:
+        """Makes the change, and lets the revision grow.
+
+        What ends in an outage may have been stored all the same: then it grows when it is looked at the next time, or
+        what is revoked would be good until somebody changes something else.
+        """
+        if all(kind.is_quiet for kind in kinds):
+            return await changing
+        try:
+            outcome = await changing
+        except (Unavailable, CancelledError):
+            self._is_unheard = True
+            raise
+        await self._grow()
+        return outcome
+
+    async def _grow(self) -> None:
+        try:
             await self._database.write(_grow)
+        except (Unavailable, CancelledError):
+            self._is_unheard = True
+            raise
 
     # Adding.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pymongo.errors import DuplicateKeyError
 
-from wsock.backends.mongo_schema import ACCOUNTS, APPS, ENDPOINTS, KEYS, VERSIONS
+from wsock.backends.mongo_schema import ACCOUNTS, APPS, ENDPOINTS, KEYS, OUTBOX, VERSIONS
 from wsock.records import membership_id
 
 __all__ = ["migrate"]
@@ -50,9 +50,21 @@ async def _make_first_team(database: Any) -> None:
     await database[APPS].update_many({"team": {"$exists": False}}, {"$set": {"team": _FIRST_TEAM}})
 
 
+async def _give_plans(database: Any) -> None:
+    """Every team has a plan; lists are asked for by it."""
+    await database["team"].update_many({"plan": {"$exists": False}}, {"$set": {"plan": "unlimited"}})
+
+
+async def _make_deliveries(database: Any) -> None:
+    """What an endpoint is to be told is due at once."""
+    fresh = {"kind": 0, "state": "pending", "due": 0.0, "tries": 0, "owner": "", "batch": "", "settled": 0.0}
+    changes = {"$set": {**fresh, "size": 0, "attempts": []}}
+    await database[OUTBOX].update_many({"state": {"$exists": False}}, changes)
+
+
 async def _put(database: Any, collection: str, document: dict[str, Any]) -> None:
     with suppress(DuplicateKeyError):  # by another server, or before this one died
         await database[collection].insert_one(document)
 
 
-_STEPS = (_give_versions, _make_first_team)
+_STEPS = (_give_versions, _make_first_team, _give_plans, _make_deliveries)

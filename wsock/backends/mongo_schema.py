@@ -18,7 +18,12 @@ __all__ = [
     "INDEXES",
     "KEYS",
     "MESSAGES",
+    "METERS",
+    "METER_CLAIMS",
+    "METER_REPORTS",
     "OUTBOX",
+    "PUSH_DEVICES",
+    "PUSH_JOBS",
     "VERSIONS",
     "Index",
 ]
@@ -32,6 +37,11 @@ ENDPOINTS = "endpoint"
 OUTBOX = "outbox"
 COUNTERS = "counter"
 AUDIT = "audit"
+METERS = "meter"
+METER_REPORTS = "meter_report"
+METER_CLAIMS = "meter_claim"
+PUSH_DEVICES = "push_device"
+PUSH_JOBS = "push_job"
 VERSIONS = "version"
 
 
@@ -85,6 +95,13 @@ INDEXES = (
     # An endpoint is told of an event once, however often that is recorded.
     Index(collection=OUTBOX, name="event", fields=("app", "event", "endpoint"), options={"unique": True}),
     Index(collection=OUTBOX, name="order", fields=("app", "number")),
+    # What was claimed; what is due, and of what is ordered by channels the first; batches; lists; what has expired.
+    Index(collection=OUTBOX, name="number", fields=("number",)),
+    Index(collection=OUTBOX, name="due", fields=("state", "endpoint", "due")),
+    Index(collection=OUTBOX, name="lane", fields=("state", "endpoint", "kind", "channel", "number")),
+    Index(collection=OUTBOX, name="batch", fields=("endpoint", "batch", "number")),
+    Index(collection=OUTBOX, name="list", fields=("endpoint", "state", "number")),
+    Index(collection=OUTBOX, name="age", fields=("state", "settled")),
     *(
         Index(collection=AUDIT, name=name, fields=fields)
         for name, fields in {
@@ -94,4 +111,18 @@ INDEXES = (
             "actor": ("actor", "at", "_id"),
         }.items()
     ),
+    # Charts of an app, and what has expired.
+    Index(collection=METERS, name="series", fields=("app", "span", "start")),
+    Index(collection=METERS, name="age", fields=("span", "start")),
+    Index(collection=METER_REPORTS, name="age", fields=("at",)),
+    Index(collection=METER_CLAIMS, name="age", fields=("period",)),
+    # What a device is reached by is known once in an app; devices are read in the order of their ids.
+    Index(collection=PUSH_DEVICES, name="reached", fields=("app", "reached"), options={"unique": True}),
+    Index(collection=PUSH_DEVICES, name="id", fields=("app", "id"), options={"unique": True}),
+    Index(collection=PUSH_DEVICES, name="member", fields=("app", "member", "id")),
+    Index(collection=PUSH_DEVICES, name="channel", fields=("app", "channels", "id")),
+    Index(collection=PUSH_DEVICES, name="platform", fields=("app", "platform", "id")),
+    Index(collection=PUSH_JOBS, name="id", fields=("app", "id"), options={"unique": True}),
+    Index(collection=PUSH_JOBS, name="due", fields=("state", "due")),
+    Index(collection=PUSH_JOBS, name="end", fields=("finished_at",)),
 )

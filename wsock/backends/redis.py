@@ -4,6 +4,7 @@ A node makes one :class:`RedisBroker` for all its servers; the other parts use i
 """
 
 from wsock.backends.redis_broker import Durability, RedisBroker, Watch
+from wsock.backends.redis_control import RedisControl
 from wsock.backends.redis_counters import RedisCounters
 from wsock.backends.redis_history import LogHistory, MergedHistory
 from wsock.backends.redis_presence import RedisPresence
@@ -14,6 +15,7 @@ __all__ = [
     "LogHistory",
     "MergedHistory",
     "RedisBroker",
+    "RedisControl",
     "RedisCounters",
     "RedisPresence",
     "RedisQueue",

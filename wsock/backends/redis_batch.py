@@ -124,6 +124,7 @@ class PublishBatches:
         self._queue: deque[_Waiting] = deque()
         self._queued_bytes = 0
         self._is_busy = False
+        self.is_told: Callable[[str, str], bool] = lambda app, channel: False
         self.batch_sizes = Histogram(SIZES)
         self.batch_seconds = Histogram(SECONDS)
 
@@ -174,7 +175,7 @@ class PublishBatches:
         began = self._clock.seconds()
         self.batch_sizes.observe(sum(map(len, runs)))
         try:
-            return _decode_answers(await self._run(_encode_batch([_packed(run) for run in runs])))
+            return _decode_answers(await self._run(_encode_batch([self._packed(run) for run in runs])))
         except Exception as e:
             # Whatever it was, the publishers must be told; only what is no outage is a bug of ours.
             if not isinstance(e, Refused):
@@ -220,6 +221,14 @@ class PublishBatches:
             p = waiting.publication
             waiting.outcome.callback(Receipt(p.id, p.channel, timestamp, epoch, sequence, kind == 1))
 
+    def _packed(self, run: list[_Waiting]) -> tuple[Any, ...]:
+        """The run as the script takes it."""
+        p = run[0].publication
+        kind = 2 if p.persist else int(self.is_told(p.app, p.channel))
+        bodies = [waiting.body for waiting in run]
+        keys = [waiting.key for waiting in run]
+        return p.app, p.channel, kind, b",".join(bodies).decode(), [len(body) for body in bodies], keys
+
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         size = 0
@@ -247,11 +256,3 @@ def _runs(batch: Iterable[_Waiting], max_run: int) -> list[list[_Waiting]]:
         run.append(waiting)
         last = p
     return runs
-
-
-def _packed(run: list[_Waiting]) -> tuple[Any, ...]:
-    """The run as the script takes it."""
-    p = run[0].publication
-    bodies = [waiting.body for waiting in run]
-    keys = [waiting.key for waiting in run]
-    return p.app, p.channel, p.persist, b",".join(bodies).decode(), [len(body) for body in bodies], keys

@@ -274,14 +274,16 @@ class RedisShard:
 
     def connect(
         self,
-        scripts: tuple[Script, ...],
+        scripts: tuple[Script, ...] = (),
         prepare: Callable[[RedisConnection], Awaitable[None]] | None = None,
         *,
         timeout_seconds: float = 2.0,
+        on_message: Callable[[bytes, bytes], None] | None = None,
     ) -> RedisConnection:
-        """One more connection to the same server, for commands that may wait."""
+        """One more connection to the same server: for commands that may wait, or, with ``on_message``, for pub/sub."""
+        more: dict[str, Any] = {} if on_message is None else {"build": lambda: Subscriptions(on_message)}
         return RedisConnection(
-            self._url, self._reactor, scripts=scripts, prepare=prepare, timeout_seconds=timeout_seconds
+            self._url, self._reactor, scripts=scripts, prepare=prepare, timeout_seconds=timeout_seconds, **more
         )
 
     async def open(self, connection: RedisConnection) -> None:
@@ -743,6 +745,11 @@ class RedisBroker:
         for shard in self.shards:
             shard.listen(receiver)
 
+    def tell_of(self, is_told: Callable[[str, str], bool]) -> None:
+        """Puts messages that are no history into the work queue too, where ``is_told`` says so of (app, channel)."""
+        for shard in self.shards:
+            shard.batches.is_told = is_told
+
     def publish(self, publication: Publication, outcome: Outcome) -> None:
         """Accepts a message; the outcome is known when Redis has it as durably as it is set up."""
         # The hot path of one server needs no ring.
@@ -764,6 +771,14 @@ class RedisBroker:
     def vacate(self, app: str, channel: str) -> None:
         """This node has none there any more."""
         self.occupancy(app, channel, False)
+
+    async def occupied(self, app: str) -> int:
+        """How many of the app's channels have subscribers."""
+        return sum([await shard.queries.call("SCARD", _channels_key(app)) for shard in self.shards])
+
+    async def is_occupied(self, app: str, channel: str) -> bool:
+        """Whether the channel has subscribers."""
+        return bool(await self.shard(app, channel).queries.call("SISMEMBER", _channels_key(app), channel))
 
     async def position(self, app: str, channel: str) -> Position:
         """Where the channel stands."""
@@ -790,6 +805,10 @@ def _options(durability: Durability) -> bytes:
     idle = d.recovery_seconds if d.backlog else d.history_seconds
     milliseconds = [int(idle * 1000), int(d.dedup_seconds * 1000)]
     return msgspec.msgpack.encode([d.recovery_messages, *milliseconds, d.backlog, d.history_messages])
+
+
+def _channels_key(app: str) -> str:
+    return f"wsock:channels:{app}"
 
 
 def _topic(app: str, channel: str) -> bytes:

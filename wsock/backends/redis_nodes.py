@@ -45,10 +45,15 @@ _restore, _suspend, _move = map(node_script, ("presence_restore", "presence_susp
 
 
 class LeaseTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a node may be silent, and how long a client of a dead one has to be back on another node."""
+    """How long a node may be silent, and how long a client of a dead one has to be back on another node.
+
+    For ``quiet_seconds`` the work queue is not told that a channel was vacated or a member left: who is back by then
+    makes no noise.
+    """
 
     lease_seconds: float = 10.0
     return_seconds: float = 5.0
+    quiet_seconds: float = 0.0
 
     @property
     def lease_ms(self) -> int:
@@ -160,6 +165,7 @@ class Lease:
 
     async def _prepare(self, connection: RedisConnection) -> None:
         await self._shard.open(connection)
+        await connection.call("HSET", "wsock:meta", "quiet", int(self._times.quiet_seconds * 1000))
         # What was under way when the last connection was lost may have been done or not.
         self._is_unsure = True
         self._reactor.callLater(0, self._wake)

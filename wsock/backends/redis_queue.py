@@ -69,6 +69,15 @@ class RedisQueue:
         entries = await self._left_undone(limit) or await self._new(limit)
         return await self._work(entries)
 
+    async def is_first(self, work: Work) -> bool:
+        """Whether all work before this, whoever has it, is done."""
+        found = await self._connection.call("XRANGE", _QUEUE, "-", "+", "COUNT", 1)
+        return not found or not work.ids or _number(found[0][0].decode()) >= _number(work.ids[0])
+
+    async def take_left(self, limit: int) -> Work:
+        """Work that another consumer had for too long; perhaps none."""
+        return await self._work(await self._left_undone(limit))
+
     async def done(self, work: Work) -> None:
         """The work will not be given out again."""
         if not work.ids:
@@ -149,7 +158,7 @@ class RedisQueue:
         ):
             messages = [message for entry in entries for message in entry_messages(channel, entry)]
             asked = [message for message in messages if first <= message.sequence <= last]
-            found.setdefault(app, []).extend(message for message in asked if message.persist)
+            found.setdefault(app, []).extend(asked)
             missing = last - first + 1 - len(asked)
             if missing:
                 self._log.error(
@@ -162,6 +171,11 @@ def _event_id(id: str, fields: dict[str, str]) -> str:
     """The same each time the entry is worked off, and another for each event, on whatever server its channel lives."""
     content = "\0".join(fields[name] for name in ("a", "c", "t", "d"))
     return f"{id}-{blake2b(content.encode(), digest_size=8).hexdigest()}"
+
+
+def _number(id: str) -> tuple[int, ...]:
+    """Where an entry stands in the queue."""
+    return tuple(map(int, id.split("-")))
 
 
 def _fields(flat: Sequence[bytes]) -> dict[str, str]:

@@ -11,6 +11,17 @@ from wsock.backends.sqlite_audit import SqliteAudit
 from wsock.backends.sqlite_database import SqliteDatabase
 from wsock.backends.sqlite_directory import SqliteDirectory
 from wsock.backends.sqlite_messages import SqliteMessages
+from wsock.backends.sqlite_meters import SqliteMeters
 from wsock.backends.sqlite_outbox import SqliteOutbox
+from wsock.backends.sqlite_push import SqliteDevices, SqlitePushJobs
 
-__all__ = ["SqliteAudit", "SqliteDatabase", "SqliteDirectory", "SqliteMessages", "SqliteOutbox"]
+__all__ = [
+    "SqliteAudit",
+    "SqliteDatabase",
+    "SqliteDevices",
+    "SqliteDirectory",
+    "SqliteMessages",
+    "SqliteMeters",
+    "SqliteOutbox",
+    "SqlitePushJobs",
+]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Barrier, Thread
 from typing import Any, Literal, TypeVar
 
 from twisted.internet.defer import Deferred, fail, gatherResults
@@ -139,9 +139,10 @@ class SqliteDatabase:
             self._drained = Deferred()
             await self._drained
             self._drained = None
-        # As many as there are readers: the last of them runs when every read before it has ended.
-        take = self._idle_readers.get
-        taken = [deferToThreadPool(self._reactor, self._reading, take) for _ in range(self._reader_count)]
+        # All reading threads meet: then every read before has ended, also one that nobody waits for any more, and none
+        # of them is left without a reader.
+        meeting = Barrier(self._reader_count)
+        taken = [deferToThreadPool(self._reactor, self._reading, meeting.wait) for _ in range(self._reader_count)]
         await gatherResults(taken, consumeErrors=True)
         await deferToThreadPool(self._reactor, self._writing, self._resources.close)
         self._reading.stop()

@@ -7,7 +7,7 @@ for a busy reactor thread (5 ms) to get it back.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -98,6 +98,15 @@ class SqliteMessages:
         if not records:
             return succeed(None)
         return self._database.write(partial(_commit, records))
+
+    def commit_with(self, records: list[JournalRecord], also: Callable[[sqlite3.Connection], object]) -> Deferred[None]:
+        """Makes the messages durable, and what else is written, in the same transaction: all or none."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            _commit(records, connection)
+            also(connection)
+
+        return self._database.write(write)
 
     async def tail(self, app: str, channel: str, cutoff: int, limit: int) -> ChannelTail | None:
         """The channel's end: see :class:`IJournal`."""

@@ -5,8 +5,9 @@ Heartbeats and expiries come from one timer for all connections: each second it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
@@ -15,6 +16,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from wsock.edges.crowds import Crowds
 from wsock.edges.outlet import Held
 from wsock.edges.websocket import Connection, ConnectionLimits
 from wsock.errors import CloseCode, Code, Refused
@@ -23,7 +25,8 @@ from wsock.protocol.deflate import Agreement, Deflater, agree
 from wsock.protocol.handshake import Handshake, accept_response
 from wsock.protocol.session import Session, SessionLimits
 from wsock.services.auth import Credential
-from wsock.services.limits import Limits
+from wsock.services.limits import Limits, Tally
+from wsock.services.standing import standing
 from wsock.verbs import REQUESTS
 from wsock.verbs.peer import Services
 
@@ -32,6 +35,8 @@ __all__ = ["WebSocketGate"]
 _SLOTS = 5
 _BATCH_PAUSE_SECONDS = 0.1
 _OURS = "wsock/1"
+_MAX_USER_AGENT = 120
+_MAX_ADDRESS = 64
 
 
 class WebSocketGate(Service):
@@ -55,12 +60,13 @@ class WebSocketGate(Service):
         connect_rate: int = 0,
         max_connections: int = 0,
         compresses: bool = False,
+        tally: Tally | None = None,
     ) -> None:
         self._services = services
         self._limits = limits
         self._new_id = new_id
         self._is_ready = is_ready
-        self._session_limits = session_limits
+        self.crowds = Crowds(services.tenants, services.clock, session_limits, tally)
         self._connection_limits = connection_limits
         self._connect_rate = connect_rate
         self._max_connections = max_connections
@@ -97,8 +103,23 @@ class WebSocketGate(Service):
         auth = self._services.auth
         credential = await auth.credential(key=key, token=token, client_id=query.get("clientId"))
         auth.check_origin(credential, handshake.origin)
+        quotas = self._services.quotas
+        if quotas is not None:
+            await quotas.admit_connection(credential.app)
+        if self._services.tenants is not None:
+            await self._services.tenants.learn_key(credential.app, credential.key_id)
         self._require_room()  # again: others came, or the end began, while the credential was looked up
-        return lambda transport: self._open(handshake, credential, transport)
+        if quotas is not None:
+            quotas.check_connection(credential.app)
+        credential = self._standing(credential, handshake.origin)
+        return lambda transport: self._open(handshake, credential, address, transport)
+
+    def _standing(self, credential: Credential, origin: str | None) -> Credential:
+        """The credential at this moment: what was changed since it was looked up, the connection is not told of."""
+        tenants = self._services.tenants
+        if tenants is None:
+            return credential
+        return standing(credential, origin, tenants.get(credential.app), self._services.now())
 
     def _require_room(self) -> None:
         if self._is_draining or not self._is_ready():
@@ -107,10 +128,11 @@ class WebSocketGate(Service):
             text = f"the server has {self._max_connections} connections already (limits.connections)"
             raise Refused(Code.UNAVAILABLE, text, retry_after=5.0)
 
-    def _open(self, handshake: Handshake, credential: Credential, transport: Any) -> Connection:
+    def _open(self, handshake: Handshake, credential: Credential, address: str, transport: Any) -> Connection:
         agreement = agree(handshake.headers.get("sec-websocket-extensions", "")) if self._compresses else None
         transport.write(accept_response(handshake, _extensions(agreement)))
-        session = Session(self._codec, self._session_limits, self._services.clock.seconds())
+        crowd = self.crowds.of(credential.app)
+        session = Session(self._codec, crowd.session_limits, self._services.clock.seconds())
         is_tls = ISSLTransport.providedBy(transport) or handshake.headers.get("x-forwarded-proto") == "https"
         connection = Connection(
             self._services,
@@ -120,11 +142,21 @@ class WebSocketGate(Service):
             is_ours=handshake.query.get("client") == _OURS,
             is_browser_on_tls=is_tls and handshake.origin is not None,
             deflater=self._deflater(agreement),
+            crowd=crowd,
+            # Connections of one site are many: they share the text.
+            origin=None if handshake.origin is None else sys.intern(handshake.origin),
+            address=address[:_MAX_ADDRESS],
+            user_agent=_user_agent(handshake),
         )
         self._slots[self.opened % _SLOTS][connection] = None
         self.opened += 1
         self._count += 1
+        self.crowds.enter(crowd, connection)
+        self._services.meters.app(credential.app).opened()
         connection.open(self._new_id(), credential, transport)
+        events = self._services.events
+        if events is not None:
+            events.connection_opened(credential.app, connection.peer.id, **_about(connection))
         return connection
 
     def _deflater(self, agreement: Agreement | None) -> Deflater | None:
@@ -157,7 +189,12 @@ class WebSocketGate(Service):
             if connection in slot:
                 del slot[connection]
                 self._count -= 1
+                self.crowds.leave(connection.crowd, connection)
         self.closed[why] = self.closed.get(why, 0) + 1
+        connection.peer.meter.closed(why)
+        events = self._services.events
+        if events is not None:
+            events.connection_closed(connection.peer.app, connection.peer.id, **_about(connection), reason=why)
         if not ending.called:
             self._ending[ending] = None
             ending.addBoth(lambda _: self._ending.pop(ending, None))
@@ -172,6 +209,10 @@ class WebSocketGate(Service):
     def connections(self) -> list[Connection]:
         """All connections."""
         return [connection for slot in self._slots for connection in slot]
+
+    def connections_of(self, app: str) -> Iterable[Connection]:
+        """Those of the app."""
+        return cast("Iterable[Connection]", self.crowds.connections(app))  # nothing else enters a crowd
 
     # Ending.
 
@@ -230,6 +271,18 @@ class WebSocketGate(Service):
 
 def _extensions(agreement: Agreement | None) -> tuple[tuple[str, str], ...]:
     return (("Sec-WebSocket-Extensions", agreement.response),) if agreement is not None else ()
+
+
+def _about(connection: Connection) -> dict[str, str | None]:
+    """What webhooks are told of a connection."""
+    peer = connection.peer
+    return {"clientId": peer.client_id, "keyId": peer.credential.key_id, "address": connection.address}
+
+
+def _user_agent(handshake: Handshake) -> str:
+    """What the client calls itself: short, and the same text for all that call themselves alike."""
+    text = handshake.headers.get("user-agent", "")[:_MAX_USER_AGENT]
+    return sys.intern("".join(c for c in text if c.isprintable()))
 
 
 def split_bearer(text: str) -> tuple[str | None, str | None]:

@@ -19,22 +19,27 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from wsock.edges.crowds import Crowd
 from wsock.edges.outlet import DeflatingOutlet, Held, TransportOutlet
 from wsock.edges.parser import FrameParser
 from wsock.errors import CloseCode, Code, Malformed, Refused
 from wsock.protocol.deflate import Deflater
 from wsock.protocol.frames import ErrorEvent, Event, Reconnect, Request
 from wsock.protocol.presence import LeaveReason
-from wsock.protocol.session import Answer, End, Session
+from wsock.protocol.session import Answer, End, Session, error_event
 from wsock.protocol.wire import close_frame, complete_texts, pong_frame, wanted
 from wsock.services.auth import Credential
+from wsock.services.census import ConnectionInfo
+from wsock.services.standing import standing
 from wsock.verbs import VERBS
-from wsock.verbs.messages import Publishing
+from wsock.verbs.connection import drop_forbidden, keep_within
+from wsock.verbs.messages import Publish, Publishing
 from wsock.verbs.peer import Peer, Services
 
 __all__ = ["Connection", "ConnectionLimits", "ConnectionOwner"]
 
 _LINGER_SECONDS = 1.0
+_CREDENTIAL = "this credential"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,11 @@ class ConnectionOwner(Typing):
 
 
 class Connection(Protocol):
-    """One client's WebSocket, from the end of its handshake to its end."""
+    """One client's WebSocket, from the end of its handshake to its end.
+
+    ``crowd`` is that of its app, ``origin`` that of the page that opened it.
+    ``address`` is the client's, ``user_agent`` what it calls itself, ``connected_at`` the time in seconds.
+    """
 
     __slots__ = (
         "_busy",
@@ -71,9 +80,11 @@ class Connection(Protocol):
         "_is_browser_on_tls",
         "_is_ending",
         "_is_ours",
+        "_is_unsettled",
         "_limits",
         "_linger",
         "_leave_reason",
+        "_origin",
         "_owner",
         "_parser",
         "_partial",
@@ -82,10 +93,14 @@ class Connection(Protocol):
         "_wanted",
         "_was_asked_to_go",
         "_why",
+        "address",
+        "connected_at",
+        "crowd",
         "outlet",
         "peer",
         "session",
         "transport",
+        "user_agent",
     )
 
     _log = Logger()
@@ -101,6 +116,10 @@ class Connection(Protocol):
         is_ours: bool = False,
         is_browser_on_tls: bool = False,
         deflater: Deflater | None = None,
+        crowd: Crowd,
+        origin: str | None = None,
+        address: str = "",
+        user_agent: str = "",
     ) -> None:
         self._services = services
         self._limits = limits
@@ -108,6 +127,11 @@ class Connection(Protocol):
         self._is_ours = is_ours
         self._is_browser_on_tls = is_browser_on_tls
         self._deflater = deflater
+        self.crowd = crowd
+        self._origin = origin
+        self.address = address
+        self.user_agent = user_agent
+        self.connected_at = services.now()
         self.session = session
         self._parser: FrameParser | None = None
         self._partial: bytearray | None = None
@@ -118,6 +142,7 @@ class Connection(Protocol):
         self._bytes_in_flight = 0
         self._is_blocked = False
         self._is_ending = False
+        self._is_unsettled = False
         self._linger: IDelayedCall | None = None
         self._leave_reason: LeaveReason | None = None
         self._why = "lost"
@@ -137,8 +162,8 @@ class Connection(Protocol):
     def _build_outlet(self, transport: Any) -> TransportOutlet:
         limit, held = self._limits.output_bytes, self._owner.held
         if self._deflater is None:
-            return TransportOutlet(transport, self.session, limit, self._too_slow, held)
-        return DeflatingOutlet(transport, self.session, limit, self._too_slow, held, self._deflater)
+            return TransportOutlet(transport, self.session, limit, self._too_slow, held, self.crowd)
+        return DeflatingOutlet(transport, self.session, limit, self._too_slow, held, self._deflater, self.crowd)
 
     # Bytes in.
 
@@ -232,6 +257,9 @@ class Connection(Protocol):
         elif isinstance(what, Answer):
             if isinstance(what.event, ErrorEvent):
                 self._owner.request_refused(what.event.code)
+                if what.event.code == Code.RATE_LIMITED:
+                    # Whatever it was: beyond the connection's rate nothing is looked at. Nearly always it is a publish.
+                    self.peer.meter.refuse(what.event.code)
             self.peer.send(what.event)
         elif isinstance(what, End):
             self.end(what.code, what.reason, what.event)
@@ -286,6 +314,8 @@ class Connection(Protocol):
         self._bytes_in_flight -= size
         if is_ordered:
             self._busy = False
+            if self._is_unsettled and not self._is_ending:
+                self._settle()
             self._go_on()
         if self._is_blocked and not self._is_ending and self._has_room(2):
             self._is_blocked = False
@@ -331,6 +361,8 @@ class Connection(Protocol):
         if isinstance(refused, Malformed):
             channel, id = channel or refused.channel, id or refused.id
         self._owner.request_refused(refused.code)
+        if type(request) is Publish:
+            self.peer.meter.refuse(refused.code.value)
         self.peer.refuse(refused, channel=channel, id=id)
 
     # Time and endings.
@@ -339,6 +371,34 @@ class Connection(Protocol):
         """Called every few seconds."""
         self._obey(self.session.tick(now), 0)
         self.peer.renew_token()
+
+    def reassess(self, crowd: Crowd) -> None:
+        """The app's settings, keys or revocations are others now: ends what they do not allow, or the connection."""
+        if self._is_ending:
+            return
+        peer = self.peer
+        self.session.limit(crowd.session_limits)
+        try:
+            credential = standing(peer.credential, self._origin, crowd.tenant, self._services.now())
+        except Refused as e:
+            self.end(CloseCode.DISCONNECTED, e.text, error_event(e), leave="kicked")
+            return
+        has_other_end = credential.expires_at != peer.credential.expires_at
+        peer.credential = credential
+        if has_other_end:
+            self.session.renew(peer.expiry())
+        self._settle()
+
+    def _settle(self) -> None:
+        """Ends what the credential and the settings do not allow any more.
+
+        A request that is under way may still do what it was allowed when it began: so again when it is over.
+        """
+        self._is_unsettled = self._busy
+        if self._busy:
+            drop_forbidden(self.peer, _CREDENTIAL)
+        elif self.peer.channels or self.peer.present:
+            self._track(Deferred.fromCoroutine(keep_within(self.peer, _CREDENTIAL)), None, 0)
 
     def end(self, code: CloseCode, reason: str, event: Event | None = None, leave: LeaveReason | None = None) -> None:
         """Ends the connection with a close frame, and aborts it a second later whatever the client does."""
@@ -349,6 +409,35 @@ class Connection(Protocol):
         if event is not None:
             self.peer.send(event)
         self._finish(close_frame(code, reason))
+
+    def kick(self, reason: str) -> None:
+        """An administrator ends the connection (protocol.md I.6): its members leave at once."""
+        text = f"an administrator ended this connection{f': {reason}' if reason else ''}"
+        self.end(CloseCode.DISCONNECTED, text, ErrorEvent(error=text, code=Code.FORBIDDEN.value), "kicked")
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is about to be gone."""
+        return self._is_ending
+
+    def describe(self, node: str) -> ConnectionInfo:
+        """What there is to know of it on the node of this name."""
+        peer, credential = self.peer, self.peer.credential
+        return ConnectionInfo(
+            id=peer.id,
+            client_id=peer.client_id,
+            key_id=credential.key_id,
+            token_id=credential.token_id,
+            connected_at=int(self.connected_at * 1000),
+            ip=self.address,
+            user_agent=self.user_agent,
+            node=node,
+            transport="websocket",
+            is_compressed=self._deflater is not None,
+            channels=len(peer.channels),
+            present=len(peer.present),
+            queued_bytes=self.outlet.queued,
+        )
 
     def drain(self) -> None:
         """Reads what the socket still holds and answers it; a :meth:`reset` follows once the answers could leave."""

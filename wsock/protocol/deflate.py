@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from wsock.protocol.wire import text_frame
 
-__all__ = ["Agreement", "Deflater", "agree"]
+__all__ = ["Agreement", "Deflater", "agree", "split_frames"]
 
 _EXTENSION = "permessage-deflate"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -111,7 +111,7 @@ class Deflater:
             return frames
         made = self._joined.recall(frames)
         if made is None:
-            made = b"".join(map(self._deflated, _split(frames)))
+            made = b"".join(map(self._deflated, split_frames(frames)))
             self._joined.keep(frames, made)
         return made
 
@@ -157,8 +157,8 @@ class _Memory:
             self._bytes -= len(oldest) + len(self._made.pop(oldest))
 
 
-def _split(frames: bytes) -> Iterator[bytes]:
-    """The frames, which are complete and unmasked."""
+def split_frames(frames: bytes) -> Iterator[bytes]:
+    """The frames that were joined: complete and unmasked ones."""
     at = 0
     while at < len(frames):
         end = at + _header(frames[at + 1]) + _size(frames, at)

@@ -47,6 +47,23 @@ class Permissions:
         if not self.allows(operation, channel):
             raise Refused(Code.FORBIDDEN, f"this credential lacks the permission '{operation}' on '{channel}'")
 
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether these are a token's own, and not its key's."""
+        return self._within is not None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether all operations are allowed on all channels, in as many words."""
+        return self.rules.get("*") == OPERATIONS and (self._within is None or self._within.is_everything)
+
+    def under(self, key: Permissions) -> Permissions:
+        """The same, of a key that allows this now; it is the same object when the key allows what it did."""
+        before = self if self._within is None else self._within
+        if before.rules == key.rules:
+            return self
+        return key if self._within is None else Permissions(self.rules, within=key)
+
     def _decide(self, channel: str) -> frozenset[str]:
         allowed = frozenset(n for pattern, names in self._rules if pattern.matches(channel) for n in names)
         if self._within is not None and allowed:

@@ -52,13 +52,15 @@ class Rates(msgspec.Struct, frozen=True):
     """What an app's publishes are limited to: all together, each user's, and each channel's.
 
     ``channels`` are patterns with their rates, of which the first that matches counts. When not ``is_enforced``, what
-    is beyond a rate is counted and not refused.
+    is beyond a rate is counted and not refused; ``None`` leaves that to the server. The limits of the scopes in ``own``
+    (``app``, ``channel``, ``user``) are settings of the app itself.
     """
 
     app: Rate | None = None
     user: Rate | None = None
     channels: tuple[tuple[str, Rate], ...] = ()
-    is_enforced: bool = True
+    is_enforced: bool | None = None
+    own: tuple[str, ...] = ()
 
     def channel(self, name: str) -> Rate | None:
         """The rate of this channel, if it has one."""
@@ -107,6 +109,10 @@ class SlidingWindow:
             left -= count
         self._count(left, room, now)
         return taken
+
+    def room(self, limit: int) -> int:
+        """How many more there was room for when events were last taken."""
+        return max(limit - self._total, 0)
 
     def wait(self, limit: int, seconds: float, now: float) -> float:
         """The seconds after which there is room, as the window was when events were last taken; 0: there is room."""

@@ -46,6 +46,8 @@ class SessionLimits:
     """Requests at once: so many in any time in which the rate allows as many; at least 1."""
     exceeded: Callable[[], bool] = lambda: True
     """Asked for each request beyond the rate: whether it is refused."""
+    setting: str = "limits.connection_rate"
+    """Where the rate is set, for people."""
     malformed: int = 10
     """Malformed texts in a minute that end the connection."""
     expiry_grace_seconds: float = 30.0
@@ -149,6 +151,10 @@ class Session:
         self.expires_at = expires_at
         self._warned_at = None
 
+    def limit(self, limits: SessionLimits) -> None:
+        """From now on the connection may do this; what it did counts."""
+        self._limits = limits
+
     def end(self) -> None:
         """The connection is ending for a reason of its own."""
         self._is_ended = True
@@ -191,7 +197,7 @@ class Session:
         return max(ceil(self._performed.wait(limit, seconds, now) * 1000), 1) / 1000
 
     def _throttled(self, request: Request, wait: float) -> ErrorEvent:
-        text = f"more than {self._limits.rate:g} requests a second on this connection (limits.connection_rate)"
+        text = f"more than {self._limits.rate:g} requests a second on this connection ({self._limits.setting})"
         return error_event(
             Refused(Code.RATE_LIMITED, text, retry_after=wait),
             channel=getattr(request, "channel", None),

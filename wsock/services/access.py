@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wsock.errors import Code, Refused
 from wsock.interfaces import IRecords
-from wsock.records import AccessToken, Account, Membership, Role, membership_id
+from wsock.records import AccessToken, Account, App, Membership, Role, membership_id
 from wsock.services.roles import PERMISSIONS, Permission
 
 __all__ = ["Access", "Actor"]
@@ -17,7 +17,7 @@ class Actor:
     """Who asks for an administrative act: an account, perhaps through an access token that reaches less far.
 
     ``ip`` is where from. ``role`` is the greatest that counts in any team; with a ``team`` no other one is open, and
-    with ``permissions`` nothing else is allowed.
+    with ``permissions`` nothing else is allowed. ``expires_at`` is when the access token ends, in milliseconds.
     """
 
     account: str
@@ -26,6 +26,7 @@ class Actor:
     role: Role = Role.OWNER
     team: str = ""
     permissions: frozenset[str] = frozenset()
+    expires_at: int | None = None
 
     @classmethod
     def of(cls, account: Account, ip: str = "") -> Actor:
@@ -43,6 +44,7 @@ class Actor:
             role=token.role,
             team=token.team,
             permissions=frozenset(token.permissions),
+            expires_at=token.expires_at,
         )
 
     @property
@@ -82,14 +84,22 @@ class Access:
             self.require_operator(actor, permission)
         elif not role.covers(least):
             raise Refused(Code.FORBIDDEN, f"'{permission}' takes the role {least} in the team; yours is {role}")
-        self._check_token(actor, permission)
+        self.check_token(actor, permission)
         return role
+
+    async def require_app(self, actor: Actor, permission: Permission, id: str) -> App:
+        """The app, if that is allowed in its team. To who is no member of that, there is no such app."""
+        app = await self._records.find(App, id)
+        if app is None or await self.role(actor, app.team) is None:
+            raise Refused(Code.NOT_FOUND, f"there is no app with the id '{id}', or you are no member of its team")
+        await self.require(actor, permission, app.team)
+        return app
 
     def require_operator(self, actor: Actor, permission: Permission) -> None:
         """Raises :class:`Refused` with ``forbidden`` for who is no operator of the server."""
         if not actor.is_operator:
             raise Refused(Code.FORBIDDEN, f"'{permission}' is for operators of the server")
-        self._check_token(actor, permission)
+        self.check_token(actor, permission)
 
     def require_login(self, actor: Actor) -> None:
         """Raises :class:`Refused` for an access token that is limited: with it nobody can make a greater one."""
@@ -97,6 +107,7 @@ class Access:
             raise Refused(Code.FORBIDDEN, "this takes a login, or an access token without limits")
 
     @staticmethod
-    def _check_token(actor: Actor, permission: Permission) -> None:
+    def check_token(actor: Actor, permission: Permission) -> None:
+        """Raises :class:`Refused` with ``forbidden`` for an access token that is not good for this."""
         if actor.permissions and permission not in actor.permissions:
             raise Refused(Code.FORBIDDEN, f"this access token lacks the permission '{permission}'")

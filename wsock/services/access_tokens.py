@@ -10,6 +10,8 @@ from wsock.interfaces import IDirectory
 from wsock.records import AccessToken, Account, Listing, Role
 from wsock.services.access import Access, Actor
 from wsock.services.audit import Audit
+from wsock.services.changes import each
+from wsock.services.checks import check_future
 from wsock.services.roles import Permission
 from wsock.services.teams import check_name
 from wsock.services.tokens import hash_token, new_token
@@ -20,6 +22,7 @@ TOKEN_PREFIX = "wst"
 """What an access token begins with, before an underscore: so it is told from an API key and a JWT."""
 
 _USE_SECONDS = 60
+_MAX_TOKENS = 200
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -56,14 +59,19 @@ class AccessTokens:
         permissions: Sequence[str] = (),
         expires_at: int | None = None,
     ) -> NewToken:
-        """A token for the actor's account that reaches as far as it says; ``expires_at`` is in milliseconds."""
+        """A token for the actor's account that reaches as far as it says; ``expires_at`` is in milliseconds.
+
+        Where another token makes it, it ends no later than that one.
+        """
         self._access.require_login(actor)
         unknown = sorted(set(permissions) - set(Permission))
         if unknown:
             raise Refused(Code.BAD_REQUEST, f"'permissions' has none called '{unknown[0]}': see the table of roles")
         now = int(self._now() * 1000)
-        if expires_at is not None and expires_at <= now:
-            raise Refused(Code.BAD_REQUEST, "'expires_at' takes a time in the future, in milliseconds since 1970")
+        check_future("expiresAt", expires_at, now)
+        if actor.expires_at is not None and (expires_at is None or expires_at > actor.expires_at):
+            text = f"this access token ends, and makes none that goes on: 'expiresAt' takes {actor.expires_at} or less"
+            raise Refused(Code.FORBIDDEN, text)
         if team:
             await self._access.require(actor, Permission.TEAM_READ, team)
         text = new_token(self._random, TOKEN_PREFIX)
@@ -78,6 +86,10 @@ class AccessTokens:
             permissions=tuple(permissions),
             expires_at=expires_at,
         )
+        if len([known async for known in each(self._directory, AccessToken, "account", actor.account)]) >= _MAX_TOKENS:
+            raise Refused(
+                Code.LIMIT_EXCEEDED, f"an account has at most {_MAX_TOKENS} access tokens: revoke one that nobody uses"
+            )
         await self._directory.add([token])
         await self._audit.record(actor, "token.create", team=team, target=token.id, name=token.name, role=role)
         return NewToken(token, text)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from wsock.errors import Code, Conflict, Refused
 from wsock.interfaces import IDirectory
-from wsock.records import Account, DashboardSession, Invitation, Listing, Membership, Role, Team
+from wsock.records import Account, DashboardSession, Invitation, Listing, Membership, Role
 from wsock.services.access import Access, Actor
 from wsock.services.audit import Audit
 from wsock.services.changes import change, remove_all
@@ -53,7 +53,7 @@ class Accounts:
         if not self._is_open:
             raise Refused(Code.FORBIDDEN, "sign-up is by invitation here (accounts.open_sign_up is off)")
         account = await self._new(email, password, name)
-        team = Team(id=f"team_{self._random(8).hex()}", name=account.name, created_at=account.created_at)
+        team = self._teams.new_team(account.name, account.created_at)
         owner = new_member(team.id, account.id, Role.OWNER, account.created_at)
         await self._directory.add([team, account, owner])
         await self._audit.record(Actor.of(account, ip), "account.create", team=team.id, target=account.id)
@@ -67,7 +67,7 @@ class Accounts:
         invitation = await self._teams.invitation(token)
         account = await self._new(invitation.email, password, name)
         member = new_member(invitation.team, account.id, invitation.role, account.created_at)
-        await self._directory.add([account, member])
+        await self._teams.add_member(member, account)
         await self._directory.remove(Invitation, invitation.id)
         actor = Actor.of(account, ip)
         await self._audit.record(actor, "account.create", team=invitation.team, target=account.id)
@@ -89,16 +89,21 @@ class Accounts:
         self._access.require_operator(actor, Permission.ACCOUNTS_MANAGE)
         return await self._directory.page(Account, {}, cursor, limit)
 
-    async def rename(self, actor: Actor, name: str) -> Account:
-        """Gives the actor's own account another name."""
+    async def rename(self, actor: Actor, name: str, version: int | None = None) -> Account:
+        """Gives the actor's own account another name. Raises :class:`Conflict` if a ``version`` is not the last."""
         self._access.require_login(actor)
         name = check_name(name)
-        account = await change(self._directory, Account, actor.account, lambda known: replace(known, name=name))
+        account = await change(
+            self._directory, Account, actor.account, lambda known: replace(_expected(known, version), name=name)
+        )
         await self._audit.record(actor, "account.update", target=account.id, name=name)
         return account
 
-    async def set_enabled(self, actor: Actor, id: str, *, is_enabled: bool) -> Account:
-        """Lets an account in again, or no more: its sessions end. Nobody locks themselves out."""
+    async def set_enabled(self, actor: Actor, id: str, *, is_enabled: bool, version: int | None = None) -> Account:
+        """Lets an account in again, or no more: its sessions end. Nobody locks themselves out.
+
+        Raises :class:`Conflict` if a ``version`` is given and is not the last.
+        """
         self._access.require_operator(actor, Permission.ACCOUNTS_MANAGE)
         if id == actor.account:
             raise Conflict("this is your own account: another operator can disable it")
@@ -108,7 +113,9 @@ class Accounts:
             Account,
             id,
             lambda known: replace(
-                known, is_enabled=is_enabled, sessions_from=known.sessions_from if is_enabled else now
+                _expected(known, version),
+                is_enabled=is_enabled,
+                sessions_from=known.sessions_from if is_enabled else now,
             ),
         )
         if not is_enabled:
@@ -116,12 +123,18 @@ class Accounts:
         await self._audit.record(actor, "account.enable" if is_enabled else "account.disable", target=id)
         return account
 
-    async def set_operator(self, actor: Actor, id: str, *, is_operator: bool) -> Account:
-        """Makes an account one that runs the server, or no more. Nobody does that to themselves."""
+    async def set_operator(self, actor: Actor, id: str, *, is_operator: bool, version: int | None = None) -> Account:
+        """Makes an account one that runs the server, or no more. Nobody does that to themselves.
+
+        Nor does a limited access token: who is an operator may do more than it.
+        """
         self._access.require_operator(actor, Permission.ACCOUNTS_MANAGE)
+        self._access.require_login(actor)
         if id == actor.account:
             raise Conflict("this is your own account: another operator can change that")
-        account = await change(self._directory, Account, id, lambda known: replace(known, is_operator=is_operator))
+        account = await change(
+            self._directory, Account, id, lambda known: replace(_expected(known, version), is_operator=is_operator)
+        )
         action = "account.make_operator" if is_operator else "account.unmake_operator"
         await self._audit.record(actor, action, target=id)
         return account
@@ -166,3 +179,10 @@ class Accounts:
             password_hash=await self._passwords.hash(password),
             created_at=int(self._now() * 1000),
         )
+
+
+def _expected(known: Account, version: int | None) -> Account:
+    """The account, if it is the version that was read."""
+    if version not in (None, known.version):
+        raise Conflict(f"the account was changed meanwhile: its version is {known.version} now; read it again")
+    return known

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
-from wsock.errors import Unavailable
+from wsock.errors import Code, Refused, Unavailable
 from wsock.interfaces import AuditPage, IAuditLog
 from wsock.records import AuditEntry, AuditQuery
 from wsock.services.access import Access, Actor
@@ -57,6 +57,9 @@ class Audit:
         """The acts in a team, for those who may see them; without a team those of the whole server."""
         if query.team:
             await self._access.require(actor, Permission.AUDIT_READ, query.team)
+        elif not actor.is_operator:
+            text = "what was done on the whole server is for its operators: name a 'team' whose administrator you are"
+            raise Refused(Code.FORBIDDEN, text)
         else:
             self._access.require_operator(actor, Permission.SERVER_READ)
         return await self._entries.page(query, cursor, limit)

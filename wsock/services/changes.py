@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from wsock.errors import Code, Conflict, Refused
 from wsock.interfaces import IRecords
 from wsock.records import Record, kind_of
 
-__all__ = ["change", "remove_all"]
+__all__ = ["change", "each", "remove_all"]
 
 _R = TypeVar("_R", bound=Record)
 
@@ -37,11 +37,17 @@ async def change(records: IRecords, kind: type[_R], id: str, how: Callable[[_R],
 
 async def remove_all(records: IRecords, kind: type[Record], field: str, value: str) -> None:
     """Removes all records that have this value of a field that lists are asked for by."""
+    async for record in each(records, kind, field, value):
+        await records.remove(kind, record.id)
+
+
+async def each(records: IRecords, kind: type[_R], field: str, value: str) -> AsyncIterator[_R]:
+    """All records that have this value of a field that lists are asked for by."""
     cursor: str | None = None
     while True:
         page = await records.page(kind, {field: value}, cursor, _PAGE)
         for record in page.items:
-            await records.remove(kind, record.id)
+            yield record
         cursor = page.next
         if cursor is None:
             return

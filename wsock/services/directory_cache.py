@@ -78,6 +78,11 @@ class Lookups(Generic[V]):
             return None
         return await self._shared(name)
 
+    def known(self, name: str) -> V | None:
+        """What was found lately; ``None`` when that has to be looked up, or there is nothing."""
+        entry = self.found.get(name)
+        return entry[1] if entry is not None and self._is_fresh(entry[0]) else None
+
     def _is_fresh(self, at: float) -> bool:
         return 0 <= self.now() - at < self.seconds
 
@@ -88,21 +93,30 @@ class Lookups(Generic[V]):
         if waiting is not None:
             waiting.append(result)
             return result
-        self.waiting[name] = [result]
-        Deferred.fromCoroutine(self._remember(name)).addBoth(self._answer, name)
+        waiting = self.waiting[name] = [result]
+        Deferred.fromCoroutine(self._remember(name)).addBoth(self._answer, name, waiting)
         return result
 
     async def _remember(self, name: str) -> V | None:
+        found, missing = self.found, self.missing
         value = await self.fetch(name)
         if value is None:
-            self.missing.put(name, self.now())
+            missing.put(name, self.now())
         else:
-            self.found.put(name, (self.now(), value))
+            found.put(name, (self.now(), value))
         return value
 
-    def _answer(self, outcome: V | None | Failure, name: str) -> None:
-        for waiting in self.waiting.pop(name):
-            waiting.callback(outcome)
+    def _answer(self, outcome: V | None | Failure, name: str, waiting: list[Deferred[V | None]]) -> None:
+        if self.waiting.get(name) is waiting:
+            del self.waiting[name]
+        for one in waiting:
+            one.callback(outcome)
+
+    def forget(self) -> None:
+        """Nothing of before is remembered, nor what look-ups that are under way find; later ones don't share them."""
+        self.found = Recent(self.size)
+        self.missing = Recent(self.size)
+        self.waiting = {}
 
 
 def _without_use(fetch: Callable[[str], Awaitable[Key | None]]) -> Callable[[str], Awaitable[Key | None]]:
@@ -116,7 +130,7 @@ def _without_use(fetch: Callable[[str], Awaitable[Key | None]]) -> Callable[[str
 
 
 class DirectoryCache:
-    """Apps and keys, at most ``seconds`` old: so soon does a revocation take effect. A key's last use is left out.
+    """Apps and keys, at most ``seconds`` old, and not older than the last :meth:`forget`. A key's last use is left out.
 
     Look-ups of the same name that run at once are one. Errors of the directory are passed on and not
     remembered.
@@ -126,6 +140,11 @@ class DirectoryCache:
         self._apps: Lookups[App] = Lookups(directory.app, now, seconds, size)
         self._keys: Lookups[Key] = Lookups(_without_use(directory.key), now, seconds, size)
         self._hashes: Lookups[Key] = Lookups(_without_use(directory.key_by_hash), now, seconds, size)
+
+        async def find(party: str) -> Key | None:
+            return await directory.find_by(Key, "jwks_party", party)
+
+        self._parties: Lookups[Key] = Lookups(_without_use(find), now, seconds, size)
 
     async def app(self, id: str) -> App | None:
         """The app of this id."""
@@ -138,3 +157,12 @@ class DirectoryCache:
     async def key_by_hash(self, api_key_hash: str) -> Key | None:
         """The key whose API key has this SHA-256 in hex."""
         return await self._hashes.get(api_key_hash)
+
+    async def key_by_party(self, party: str) -> Key | None:
+        """The key that verifies the tokens of these parties."""
+        return await self._parties.get(party)
+
+    def forget(self) -> None:
+        """Something was changed: everything is looked up again."""
+        for lookups in (self._apps, self._keys, self._hashes, self._parties):
+            lookups.forget()

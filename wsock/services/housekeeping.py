@@ -11,7 +11,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from wsock.errors import Unavailable
-from wsock.interfaces import IDirectory, IMessageStore
+from wsock.interfaces import App, IDirectory, IMessageStore
 
 __all__ = ["Housekeeping"]
 
@@ -22,6 +22,7 @@ _PAUSE_SECONDS = 0.05
 class Housekeeping(Service):
     """Deletes messages beyond their time to live, a slice at a time so that nothing waits for it.
 
+    ``ttl_seconds`` tells of an app how long its messages are kept at most, or is that time for all apps.
     ``transient_seconds`` is how long a message that is no history is kept, the recovery window; ``trim`` is called
     each round, and then the ``chores``, which may raise :class:`Unavailable`.
     """
@@ -36,7 +37,7 @@ class Housekeeping(Service):
         clock: IReactorTime,
         now: Callable[[], float],
         *,
-        ttl_seconds: float,
+        ttl_seconds: float | Callable[[App], Awaitable[float]],
         transient_seconds: float,
         interval_seconds: float = 10.0,
         chores: Sequence[Callable[[], Awaitable[object]]] = (),
@@ -79,7 +80,7 @@ class Housekeeping(Service):
             for chore in self._chores:
                 await chore()
             for app in await self._directory.apps():
-                await self._expire_safely(app.id)
+                await self._expire_safely(app)
         except CancelledError:
             pass
         except Unavailable:
@@ -88,17 +89,22 @@ class Housekeeping(Service):
         except Exception:
             self._log.failure("a round of housekeeping failed; the next one tries again")
 
-    async def _expire_safely(self, app: str) -> None:
+    async def _expire_safely(self, app: App) -> None:
         try:
             await self._expire(app)
         except (CancelledError, Unavailable):
             raise
         except Exception:
-            self._log.failure("the messages of {app} could not be expired; the next round tries again", app=app)
+            self._log.failure("the messages of {app} could not be expired; the next round tries again", app=app.id)
 
-    async def _expire(self, app: str) -> None:
+    async def _expire(self, app: App) -> None:
+        ttl = self._ttl_seconds
+        seconds = await ttl(app) if callable(ttl) else ttl
         now = self._now()
-        before = int((now - self._ttl_seconds) * 1000)
         transient_before = int((now - self._transient_seconds) * 1000)
-        while await self._store.expire(app, before, transient_before, _SLICE) == _SLICE:
+        before = int((now - seconds) * 1000)
+        if callable(ttl):
+            # A setting of the app's must not take from the recovery window, which an embedded broker has in the store.
+            before = min(before, transient_before)
+        while await self._store.expire(app.id, before, transient_before, _SLICE) == _SLICE:
             await deferLater(self._clock, _PAUSE_SECONDS)

@@ -8,7 +8,9 @@ the channel no more.
 from __future__ import annotations
 
 from collections import deque
+from heapq import nsmallest
 from itertools import islice
+from operator import attrgetter
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -23,6 +25,7 @@ from wsock.protocol.messages import Message
 from wsock.protocol.position import Position
 from wsock.protocol.presence import PresenceChange
 from wsock.protocol.wire import text_frame
+from wsock.services.app_meter import AppMeter, AppMeters
 from wsock.services.turn import Feed, Outlet, Turn
 
 __all__ = ["Hub", "Topic"]
@@ -35,7 +38,8 @@ class Topic(Feed):
 
     ``epoch`` and ``sequence`` are the position up to which its subscribers were told; ``timestamp`` is the last
     message's. ``recent`` are the last messages, kept while somebody catches up; ``joiners`` become subscribers when the
-    position is reached that each of them has already.
+    position is reached that each of them has already. ``subscribers`` counts the connections that are subscribed, those
+    that still catch up too. The ``meter`` is the app's.
     """
 
     __slots__ = (
@@ -45,21 +49,25 @@ class Topic(Feed):
         "followers",
         "holders",
         "joiners",
+        "meter",
         "opening",
         "recent",
         "sequence",
+        "subscribers",
         "timestamp",
         "watchers",
     )
 
-    def __init__(self, app: str, channel: str) -> None:
+    def __init__(self, app: str, channel: str, meter: AppMeter | None = None) -> None:
         super().__init__()
         self.app = app
+        self.meter = AppMeter(app) if meter is None else meter
         self.channel = channel
         self.epoch = ""
         self.sequence = 0
         self.timestamp = 0
         self.holders = 0
+        self.subscribers = 0
         self.followers = 0
         self.recent: deque[Message] | None = None
         self.joiners: dict[Outlet, int] | None = None
@@ -105,27 +113,31 @@ class Topic(Feed):
 
 @implementer(IReceiver)
 class Hub:
-    """Multiplexes the channels of this node onto its connections."""
+    """Multiplexes the channels of this node onto its connections; the ``meters`` count what each app's get."""
 
     _log = Logger()
 
-    def __init__(self, broker: IBroker, turn: Turn) -> None:
+    def __init__(self, broker: IBroker, turn: Turn, meters: AppMeters | None = None) -> None:
         self._broker = broker
         self._turn = turn
-        self._topics: dict[tuple[str, str], Topic] = {}
+        self._meters = AppMeters() if meters is None else meters
+        # By app, so that a question about one app costs the others nothing.
+        self._topics: dict[str, dict[str, Topic]] = {}
         broker.listen(self)
 
     def __len__(self) -> int:
-        return len(self._topics)
+        return sum(map(len, self._topics.values()))
 
     # The connections' side.
 
     async def open(self, app: str, channel: str) -> Topic:
         """The channel's topic, attached to the broker and held until :meth:`close`."""
-        topic = self._topics.get((app, channel))
+        topic = self.topic(app, channel)
         if topic is None:
-            topic = self._topics[app, channel] = Topic(app, channel)
+            topic = Topic(app, channel, self._meters.app(app))
+            self._topics.setdefault(app, {})[channel] = topic
             topic.holders = 1
+            topic.meter.channels += 1
             await self._attach(topic)
             return topic
         topic.holders += 1
@@ -143,7 +155,7 @@ class Hub:
         """Lets go of a topic."""
         topic.holders -= 1
         if not topic.holders:
-            del self._topics[topic.app, topic.channel]
+            self._drop(topic)
             self._broker.detach(topic.app, topic.channel)
 
     def join(self, topic: Topic, outlet: Outlet) -> None:
@@ -181,21 +193,40 @@ class Hub:
 
     def subscribers(self, app: str, channel: str) -> int:
         """How many connections of this node are subscribed."""
-        topic = self._topics.get((app, channel))
+        topic = self.topic(app, channel)
         return len(topic.outlets) if topic is not None else 0
+
+    def topic(self, app: str, channel: str) -> Topic | None:
+        """The channel's topic, if anybody on this node has to do with it."""
+        topics = self._topics.get(app)
+        return None if topics is None else topics.get(channel)
+
+    def occupied(self, app: str, prefix: str, after: str, limit: int) -> list[Topic]:
+        """The app's topics with subscribers whose names begin so and come behind ``after``: the first ones by name."""
+        wanted = (
+            topic
+            for channel, topic in self._topics.get(app, {}).items()
+            if channel > after and topic.subscribers and channel.startswith(prefix)
+        )
+        return nsmallest(limit, wanted, key=attrgetter("channel"))
 
     # The broker's side.
 
     def message(self, app: str, message: Message) -> None:
         """Fans a message out; it is encoded once."""
-        topic = self._topics.get((app, message.channel))
-        if topic is None:
+        try:
+            topic = self._topics[app][message.channel]
+        except KeyError:
             return
         topic.epoch = message.epoch
         topic.sequence = message.sequence
         topic.timestamp = message.timestamp
         if topic.outlets:
-            self._turn.broadcast(topic, text_frame(encode(message.event())))
+            frame = text_frame(encode(message.event()))
+            receivers, meter = len(topic.outlets), topic.meter
+            meter.messages_out += receivers
+            meter.bytes_out += receivers * len(frame)
+            self._turn.broadcast(topic, frame)
         if topic.recent is not None:
             topic.recent.append(message)
         if topic.joiners:
@@ -210,7 +241,7 @@ class Hub:
 
     def presence(self, app: str, change: PresenceChange) -> None:
         """Fans a presence change out, to subscribers and to present members."""
-        topic = self._topics.get((app, change.channel))
+        topic = self.topic(app, change.channel)
         if topic is None:
             return
         frame = text_frame(encode(change.event()))
@@ -221,7 +252,7 @@ class Hub:
 
     def lost(self, app: str, channel: str, position: Position) -> None:
         """Tells the subscribers that they may have missed something."""
-        topic = self._topics.get((app, channel))
+        topic = self.topic(app, channel)
         if topic is None:
             return
         self._turn.broadcast(topic, text_frame(encode(recovery_failed(channel))))
@@ -229,7 +260,7 @@ class Hub:
 
     def moved(self, app: str, channel: str, position: Position) -> None:
         """Tells the subscribers where the channel goes on, so that they can resume from there."""
-        topic = self._topics.get((app, channel))
+        topic = self.topic(app, channel)
         if topic is None:
             return
         joiners, topic.joiners = topic.joiners, None
@@ -252,12 +283,19 @@ class Hub:
     def _opened(self, topic: Topic, failure: Failure | None) -> None:
         waiting, topic.opening = topic.opening or [], None
         if failure is not None:
-            self._topics.pop((topic.app, topic.channel), None)
+            self._drop(topic)
         for opened in waiting:
             if failure is None:
                 opened.callback(None)
             else:
                 opened.errback(failure)
+
+    def _drop(self, topic: Topic) -> None:
+        topics = self._topics[topic.app]
+        del topics[topic.channel]
+        if not topics:
+            del self._topics[topic.app]
+        topic.meter.channels -= 1
 
 
 def recovery_failed(channel: str) -> ErrorEvent:

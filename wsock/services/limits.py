@@ -18,7 +18,8 @@ __all__ = ["Limits", "Tally", "retry_after"]
 class Tally:
     """How often each scope's limit was exceeded: ``app``, ``channel``, ``user``, ``connection``, ``connect``.
 
-    What was ``refused`` and what was only ``observed`` is counted apart. When not ``is_enforced``, nothing is refused.
+    What was ``refused`` and what was only ``observed`` is counted apart. When not ``is_enforced``, nothing is refused
+    but by limits of apps that say otherwise.
     """
 
     def __init__(self, *, is_enforced: bool = True) -> None:
@@ -26,9 +27,13 @@ class Tally:
         self.refused: dict[str, int] = {}
         self.observed: dict[str, int] = {}
 
-    def exceeded(self, scope: str, *, is_enforced: bool = True) -> bool:
+    def refuses(self, is_enforced: bool | None = None) -> bool:
+        """Whether what is beyond a limit is to be refused, by an app's own word or, for ``None``, by the server's."""
+        return self.is_enforced if is_enforced is None else is_enforced
+
+    def exceeded(self, scope: str, *, is_enforced: bool | None = None) -> bool:
         """Counts an event beyond its limit; whether it is to be refused."""
-        is_refused = is_enforced and self.is_enforced
+        is_refused = self.refuses(is_enforced)
         counts = self.refused if is_refused else self.observed
         counts[scope] = counts.get(scope, 0) + 1
         return is_refused

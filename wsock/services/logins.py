@@ -93,7 +93,7 @@ class Logins:
         if not account.is_enabled:
             raise Refused(Code.FORBIDDEN, "this account is disabled: ask the operator of the server")
         if self._passwords.is_outdated(account.password_hash):
-            account = await self._set(account.id, password_hash=await self._passwords.hash(password))
+            account = await self._hash_anew(account, password)
         await self._audit.record(Actor.of(account, ip), "account.login", target=account.id)
         return account
 
@@ -214,6 +214,16 @@ class Logins:
             await self._failed(account, ip)
             raise _wrong()
         return account
+
+    async def _hash_anew(self, account: Account, password: str) -> Account:
+        hashed = await self._passwords.hash(password)
+
+        def renew(known: Account) -> Account:
+            if known.password_hash != account.password_hash:
+                raise _wrong()  # somebody has set another one meanwhile
+            return replace(known, password_hash=hashed)
+
+        return await change(self._directory, Account, account.id, renew)
 
     async def _check_code(self, account: Account, secret: str, code: str, ip: str) -> None:
         if not await self._attempts.take_step(account.email, partial(accepted_step, secret, code, self._now())):

@@ -23,6 +23,7 @@ from wsock.protocol.messages import Message
 __all__ = ["Persister"]
 
 _BATCH = 500
+_TURN_SECONDS = 0.02
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 5.0
 
 
@@ -31,8 +32,9 @@ class Persister(Service):
 
     After work that was less than a batch it waits for ``gather_seconds``: what comes first is done at once, and under
     load the store gets a few large pieces a second rather than hundreds of small ones. ``record`` is given the events
-    and the messages (by app) of each piece of work before that is done, and may be given them again. ``batch_sizes``
-    and ``batch_seconds`` tell how much was done at once, and how long that took.
+    and the messages (by app) of each piece of work before that is done, and may be given them again. Where
+    ``is_ordered`` says so of them, that waits until all work before it, which other nodes may have, is done.
+    ``batch_sizes`` and ``batch_seconds`` tell how much was done at once, and how long that took.
     """
 
     _log = Logger()
@@ -44,9 +46,11 @@ class Persister(Service):
         record: Callable[[list[Event], dict[str, list[Message]]], Awaitable[None]],
         clock: IReactorTime,
         *,
+        is_ordered: Callable[[list[Event], dict[str, list[Message]]], Awaitable[bool]] | None = None,
         gather_seconds: float = 0.0,
     ) -> None:
         self._gather_seconds = gather_seconds
+        self._is_ordered = is_ordered
         self._queue = queue
         self._store = store
         self._record = record
@@ -96,6 +100,8 @@ class Persister(Service):
         while True:
             try:
                 await self._store_messages(work)
+                if self._is_ordered is not None and await self._is_ordered(work.events, work.messages):
+                    await self._wait_turn(work)
                 await self._record(work.events, work.messages)
                 break
             except Unavailable:
@@ -107,10 +113,22 @@ class Persister(Service):
             self.batch_sizes.observe(len(work.ids))
             self.batch_seconds.observe(max(0.0, self._clock.seconds() - began))
 
+    async def _wait_turn(self, work: Work) -> None:
+        """Returns when all work before this is done; does what was left of it by who is gone."""
+        while work.ids and not await self._queue.is_first(work):
+            left = await self._queue.take_left(_BATCH)
+            if left.ids:
+                await self._do(left)
+            else:
+                await deferLater(self._clock, _TURN_SECONDS)
+
     async def _store_messages(self, work: Work) -> None:
         for app, messages in work.messages.items():
+            history = [message for message in messages if message.persist]
+            if not history:
+                continue
             try:
-                await self._store.append(app, messages)
+                await self._store.append(app, history)
             except Rejected as e:
                 for message, reason in e.reasons:
                     text = encode(message.entry()).decode()

@@ -6,7 +6,7 @@ The members are the store's, and the store announces every change to its receive
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import msgspec
@@ -21,6 +21,7 @@ from wsock.errors import Code, Refused, Unavailable
 from wsock.interfaces import IPresenceStore, Stray
 from wsock.protocol.frames import Member
 from wsock.protocol.presence import LeaveReason
+from wsock.services.tenants import Tenants
 
 __all__ = ["Presence"]
 
@@ -48,11 +49,13 @@ class Presence(Service):
         *,
         grace_seconds: float = 10.0,
         max_data_bytes: int = 16_384,
+        tenants: Tenants | None = None,
     ) -> None:
         self._store = store
         self._now = now
         self._grace_seconds = grace_seconds
         self._max_data_bytes = max_data_bytes
+        self._tenants = tenants
         self._homes: dict[tuple[str, str], dict[str, Callable[[], Awaitable[None]]]] = {}
         self._owed: deque[Callable[[], Awaitable[None]]] = deque()
         self._is_failing = False
@@ -65,7 +68,11 @@ class Presence(Service):
     async def enter(
         self, app: str, channel: str, client_id: str, connection: str, data: bytes | Raw | None = None
     ) -> None:
-        """The connection holds the member from now on: an update where the client is present already."""
+        """The connection holds the member from now on: an update where the client is present already.
+
+        Raises :class:`Refused` with ``forbidden`` where presence is switched off.
+        """
+        self._require(app, channel)
         text = self.check_data(data)
         await self._store.enter(app, channel, client_id, connection, text, self._now())
 
@@ -73,10 +80,16 @@ class Presence(Service):
         self, app: str, channel: str, client_id: str, connection: str, data: bytes | Raw | None = None
     ) -> None:
         """Replaces the member's data. Raises :class:`Refused` when this connection did not enter."""
+        self._require(app, channel)
         text = self.check_data(data)
         if not await self._store.update(app, channel, client_id, connection, text, self._now()):
             advice = "send presence.enter first"
             raise Refused(Code.BAD_REQUEST, f"this connection is not present in '{channel}': {advice}")
+
+    def _require(self, app: str, channel: str) -> None:
+        rules = None if self._tenants is None else self._tenants.rules(app, channel)
+        if rules is not None:
+            rules.require_presence(channel)
 
     async def leave(self, app: str, channel: str, client_id: str, connection: str) -> None:
         """The connection lets go of the member. Without effect when it did not enter."""
@@ -85,6 +98,10 @@ class Presence(Service):
     async def members(self, app: str, channel: str) -> list[Member]:
         """The members, in the order in which they entered."""
         return await self._store.members(app, channel)
+
+    async def counts(self, app: str, channels: Sequence[str]) -> list[int]:
+        """How many members each of the channels has."""
+        return await self._store.counts(app, channels)
 
     def check_data(self, data: bytes | Raw | None) -> bytes:
         """What a client says of itself, as the text of an object: absent, ``null`` and ``[]`` are an empty one.
@@ -110,12 +127,19 @@ class Presence(Service):
 
     async def lost(self, app: str, client_id: str, connection: str, channels: Iterable[str]) -> None:
         """The connection ended without a word: in these channels its member stays for the grace period."""
-        if not self._grace_seconds:
-            await self.closed(app, client_id, connection, channels, "disconnected")
-            return
-        until = self._now() + self._grace_seconds
         for channel in channels:
-            await self._release(partial(self._store.suspend, app, channel, client_id, connection, until))
+            seconds = self._grace(app, channel)
+            if seconds:
+                until = self._now() + seconds
+                await self._release(partial(self._store.suspend, app, channel, client_id, connection, until))
+            else:
+                await self.closed(app, client_id, connection, [channel], "disconnected")
+
+    def _grace(self, app: str, channel: str) -> float:
+        rules = None if self._tenants is None else self._tenants.rules(app, channel)
+        if rules is None:
+            return self._grace_seconds
+        return rules.presence_grace_seconds if rules.presence else 0.0
 
     async def closed(
         self, app: str, client_id: str, connection: str, channels: Iterable[str], reason: LeaveReason = "left"

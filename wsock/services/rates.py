@@ -45,6 +45,11 @@ _SETTINGS = {
     "channel": "limits.channel_publish_rate",
     "user": "limits.user_publish_rate",
 }
+_OWN_SETTINGS = {
+    "app": "the app's setting app_rate",
+    "channel": "the channel's setting channel_rate",
+    "user": "the app's setting user_rate",
+}
 _WHERE = {"app": "in this app", "channel": "in this channel", "user": "by this client"}
 
 
@@ -68,12 +73,14 @@ class _Allowance:
         "recent_at",
         "scope",
         "seconds",
+        "setting",
         "wait_until",
         "waiting",
     )
 
-    def __init__(self, scope: str, name: str, rate: Rate) -> None:
+    def __init__(self, scope: str, name: str, rate: Rate, own: tuple[str, ...] = ()) -> None:
         self.scope = scope
+        self.setting = (_OWN_SETTINGS if scope in own else _SETTINGS)[scope]
         self.key = f"{scope}:{name}"
         self.limit = rate.limit
         self.seconds = rate.window_seconds
@@ -119,7 +126,7 @@ class _Allowance:
     def refusal(self, now: float) -> Refused:
         """What a publish is told for which there is no room."""
         seconds = retry_after(self.wait_until - now)
-        allowed = f"{_SETTINGS[self.scope]} allows {self.limit} messages in {self.seconds:g} s {_WHERE[self.scope]}"
+        allowed = f"{self.setting} allows {self.limit} messages in {self.seconds:g} s {_WHERE[self.scope]}"
         return Refused(Code.RATE_LIMITED, f"{allowed}: try again in {seconds:g} s", retry_after=seconds)
 
 
@@ -131,7 +138,7 @@ class _Tenant:
     def __init__(self, id: str, rates: Rates) -> None:
         self.id = id
         self.rates = rates
-        self.app = None if rates.app is None else _Allowance("app", "", rates.app)
+        self.app = None if rates.app is None else _Allowance("app", "", rates.app, rates.own)
         self.channels: dict[str, _Allowance] = {}
         self.unlimited: set[str] = set()
         self.users: dict[str, _Allowance] = {}
@@ -150,14 +157,14 @@ class _Tenant:
         if self.rates.user is not None and user is not None:
             of_user = self.users.get(user)
             if of_user is None:
-                of_user = self.users[user] = _Allowance("user", user, self.rates.user)
+                of_user = self.users[user] = _Allowance("user", user, self.rates.user, self.rates.own)
             found.append(of_user)
         return found
 
     def _new_channel(self, name: str) -> _Allowance | None:
         rate = self.rates.channel(name)
         if rate is not None:
-            self.channels[name] = _Allowance("channel", name, rate)
+            self.channels[name] = _Allowance("channel", name, rate, self.rates.own)
             return self.channels[name]
         if len(self.unlimited) >= _MAX_UNLIMITED:
             self.unlimited.clear()
@@ -254,7 +261,7 @@ class RateLimiter:
 
     def _admit_slowly(self, tenant: _Tenant, needs: list[_Allowance], now: float) -> Deferred[None] | None:
         self._until_sweep -= 1
-        if tenant.rates.is_enforced and self.tally.is_enforced:
+        if self.tally.refuses(tenant.rates.is_enforced):
             self._require_room(needs, now)
         publish = _Publish(tenant, needs)
         self._go_on(publish, now)

@@ -170,6 +170,8 @@ class Replay:
             frame = text_frame(encode(message.event()))
             self._turn.send(self._outlet, frame)
             self._unpaced += len(frame)
+            cursor.topic.meter.messages_out += 1
+            cursor.topic.meter.bytes_out += len(frame)
             if cursor.unsent:
                 heappush(heap, (cursor.unsent[0].timestamp, number, cursor))
             elif not cursor.is_level:

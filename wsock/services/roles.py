@@ -42,6 +42,12 @@ class Permission(StrEnum):
     """See endpoints and what was delivered to them."""
     WEBHOOKS_WRITE = "webhooks.write"
     """Create, change and delete endpoints; deliver again."""
+    PUSH_READ = "push.read"
+    """See devices, push rules, what was pushed, and which credentials there are; never a secret."""
+    PUSH_SEND = "push.send"
+    """Register and remove devices, and push to them."""
+    PUSH_WRITE = "push.write"
+    """Set the credentials for push services, and push rules."""
     CHANNELS_READ = "channels.read"
     """See channels, their history and who is present."""
     CHANNELS_PUBLISH = "channels.publish"
@@ -80,6 +86,9 @@ PERMISSIONS: dict[Permission, Role | None] = {
     Permission.TOKENS_REVOKE: Role.DEVELOPER,
     Permission.WEBHOOKS_READ: Role.VIEWER,
     Permission.WEBHOOKS_WRITE: Role.DEVELOPER,
+    Permission.PUSH_READ: Role.VIEWER,
+    Permission.PUSH_SEND: Role.DEVELOPER,
+    Permission.PUSH_WRITE: Role.DEVELOPER,
     Permission.CHANNELS_READ: Role.VIEWER,
     Permission.CHANNELS_PUBLISH: Role.DEVELOPER,
     Permission.CONNECTIONS_READ: Role.VIEWER,

@@ -134,11 +134,11 @@ class SealedDirectory:
 
     async def endpoints(self, app: str) -> list[Endpoint]:
         """The endpoints of this app, in the order of their ids."""
-        return await self._directory.endpoints(app)
+        return [self._opened(endpoint) for endpoint in await self._directory.endpoints(app)]
 
     async def add_endpoint(self, endpoint: Endpoint) -> None:
         """Stores an endpoint."""
-        await self._directory.add_endpoint(endpoint)
+        await self._directory.add_endpoint(self._sealed(endpoint))
 
     async def is_empty(self) -> bool:
         """Whether there is no app yet."""

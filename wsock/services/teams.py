@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from wsock.errors import Code, Conflict, Refused
 from wsock.interfaces import IDirectory, IMailSender, Mail
-from wsock.records import Account, Invitation, Listing, Membership, Role, Team, membership_id
+from wsock.records import Account, Invitation, Listing, Membership, Record, Role, Team, membership_id
 from wsock.services.access import Access, Actor
 from wsock.services.audit import Audit
-from wsock.services.changes import change
+from wsock.services.changes import change, each
+from wsock.services.quotas import require_room
 from wsock.services.roles import Permission
 from wsock.services.tokens import hash_token, new_token
 
@@ -19,6 +20,7 @@ __all__ = ["Teams", "check_email", "check_name"]
 
 INVITATION_SECONDS = 7 * 86_400
 _MAX_NAME, _MAX_EMAIL = 100, 254
+_MAX_OWNED = 20
 _PAGE = 500
 
 
@@ -43,8 +45,8 @@ def check_email(email: str) -> str:
 class Teams:
     """What members and operators do with teams; everything is recorded in the audit log.
 
-    With ``is_open`` everybody who has an account may create teams, otherwise only operators. ``url`` is where the
-    dashboard is, for the links in mails.
+    With ``is_open`` everybody who has an account may create teams, which are on the ``default_plan``; otherwise only
+    operators, and theirs have no limits. ``url`` is where the dashboard is, for the links in mails.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Teams:
         *,
         is_open: bool = False,
         url: str = "",
+        default_plan: str = "unlimited",
     ) -> None:
         self._directory = directory
         self._mail = mail
@@ -65,18 +68,36 @@ class Teams:
         self._random = random
         self._is_open = is_open
         self._url = url.rstrip("/")
+        self._default_plan = default_plan
         self._access = Access(directory)
 
     async def create(self, actor: Actor, name: str) -> Team:
-        """A new team, whose owner is the actor."""
+        """A new team, whose owner is the actor.
+
+        Raises :class:`Refused` with ``limit_exceeded`` for who owns many; operators may own more.
+        """
         if not self._is_open:
             self._access.require_operator(actor, Permission.TEAMS_CREATE)
         self._access.require_login(actor)
+        if not actor.is_operator:
+            await self._require_few(actor.account)
         now = self._milliseconds()
-        team = Team(id=f"team_{self._random(8).hex()}", name=check_name(name), created_at=now)
+        team = self.new_team(check_name(name), now)
+        if actor.is_operator:
+            team = replace(team, plan="unlimited")
         await self._directory.add([team, new_member(team.id, actor.account, Role.OWNER, now)])
         await self._audit.record(actor, "team.create", team=team.id, target=team.id, name=team.name)
         return team
+
+    async def _require_few(self, account: str) -> None:
+        members = [member async for member in each(self._directory, Membership, "account", account)]
+        if sum(member.role is Role.OWNER for member in members) >= _MAX_OWNED:
+            text = f"you own {_MAX_OWNED} teams, the most that an account makes: delete one, or ask an operator"
+            raise Refused(Code.LIMIT_EXCEEDED, text)
+
+    def new_team(self, name: str, now: int) -> Team:
+        """A team of somebody who is no operator, to be stored; it begins now (in milliseconds)."""
+        return Team(id=f"team_{self._random(8).hex()}", name=name, created_at=now, plan=self._default_plan)
 
     async def team(self, actor: Actor, team: str) -> Team:
         """The team. Raises :class:`Refused` with ``not_found`` for who is no member."""
@@ -88,6 +109,7 @@ class Teams:
         if actor.is_operator:
             self._access.require_operator(actor, Permission.SERVER_READ)
             return await self._directory.page(Team, {}, cursor, limit)
+        self._access.check_token(actor, Permission.TEAM_READ)
         page = await self._directory.page(Membership, {"account": actor.account}, cursor, limit)
         found = [await self._directory.find(Team, member.team) for member in page.items]
         return Listing([team for team in found if team and actor.team in ("", team.id)], page.next)
@@ -112,6 +134,15 @@ class Teams:
         """The members of the team."""
         await self._access.require(actor, Permission.TEAM_READ, team)
         return await self._directory.page(Membership, {"team": team}, cursor, limit)
+
+    async def people(self, members: Sequence[Membership]) -> list[Account]:
+        """The accounts of members that one has been given; one that is deleted at this moment is left out."""
+        found = [await self._directory.find(Account, member.account) for member in members]
+        return [account for account in found if account is not None]
+
+    async def role(self, actor: Actor, team: str) -> Role | None:
+        """The actor's own role in the team, if any."""
+        return await self._access.role(actor, team)
 
     async def change_role(self, actor: Actor, team: str, account: str, role: Role) -> Membership:
         """Gives a member another role. The last owner stays one."""
@@ -152,6 +183,7 @@ class Teams:
         own = await self._access.require(actor, Permission.MEMBERS_INVITE, team)
         _check_reach(own, role)
         email, known = check_email(email), await self._found(team)
+        await require_room(self._directory, known.plan, "members", await self._taken_seats(team))
         token, now = new_token(self._random, "wsi"), self._milliseconds()
         invitation = Invitation(
             id=f"inv_{self._random(8).hex()}",
@@ -201,10 +233,38 @@ class Teams:
         if account is None or account.email.casefold() != invitation.email.casefold():
             raise Refused(Code.FORBIDDEN, "this invitation is for another e-mail address: log in with that account")
         member = new_member(invitation.team, account.id, invitation.role, self._milliseconds())
-        await self._directory.add([member])
+        await self.add_member(member)
         await self._directory.remove(Invitation, invitation.id)
         await self._audit.record(actor, "member.join", team=invitation.team, target=account.id, role=invitation.role)
         return member
+
+    async def add_member(self, member: Membership, *with_it: Record) -> None:
+        """Stores the member, and what has to be there before, if the team's plan allows one more.
+
+        Two may come at the same moment. So it is looked at again afterwards: who finds too many goes again, at worst
+        both do.
+        """
+        team = await self._found(member.team)
+        await require_room(self._directory, team.plan, "members", await self._count(Membership, team.id))
+        await self._directory.add([*with_it, member])
+        try:
+            await require_room(self._directory, team.plan, "members", await self._count(Membership, team.id) - 1)
+        except Refused:
+            for record in (member, *reversed(with_it)):
+                await self._directory.remove(type(record), record.id)
+            raise
+
+    async def _taken_seats(self, team: str) -> int:
+        """Members, and those who are invited."""
+        return await self._count(Membership, team) + await self._count(Invitation, team)
+
+    async def _count(self, kind: type[Record], team: str) -> int:
+        count, cursor = 0, None
+        while True:
+            page = await self._directory.page(kind, {"team": team}, cursor, _PAGE)
+            count, cursor = count + len(page.items), page.next
+            if cursor is None:
+                return count
 
     async def _found(self, team: str) -> Team:
         known = await self._directory.find(Team, team)

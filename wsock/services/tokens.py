@@ -6,14 +6,19 @@ import base64
 import hashlib
 from collections.abc import Callable
 
-__all__ = ["hash_token", "new_token"]
+__all__ = ["hash_token", "new_secret", "new_token"]
 
 _BYTES = 32
 
 
 def new_token(random: Callable[[int], bytes], prefix: str) -> str:
     """A token in letters, digits, ``-`` and ``_``; the prefix tells people what it is for."""
-    return f"{prefix}_{base64.urlsafe_b64encode(random(_BYTES)).rstrip(b'=').decode()}"
+    return f"{prefix}_{new_secret(random, _BYTES)}"
+
+
+def new_secret(random: Callable[[int], bytes], size: int) -> str:
+    """So many random bytes, in letters, digits, ``-`` and ``_``."""
+    return base64.urlsafe_b64encode(random(size)).rstrip(b"=").decode()
 
 
 def hash_token(text: str) -> str:

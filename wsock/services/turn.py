@@ -170,7 +170,7 @@ class Turn:
         """Writes what was collected, as far as this turn's slice goes; the rest follows in the next turns."""
         direct, self._direct = self._direct, []
         if self._fan_out is not None:
-            self._catch_up(direct)
+            self._catch_up(_owed(direct))
             self._go_on()
             if self._fan_out is not None:
                 return
@@ -235,7 +235,7 @@ class Turn:
     def _finish(self) -> None:
         """Writes what is left of the fan-out, however long it takes; the end of the turn takes it away."""
         direct, self._direct = self._direct, []
-        self._catch_up(direct)
+        self._catch_up(_owed(direct))
         assert self._fan_out is not None
         self._budget += len(self._fan_out.left)
         self._gathered = 0
@@ -340,6 +340,11 @@ def _sort(feeds: Sequence[Feed]) -> dict[Outlet, _Key]:
             else:
                 del key_of[outlet]
     return key_of
+
+
+def _owed(outlets: Iterable[Outlet]) -> list[Outlet]:
+    """Those with frames of their own: others have got theirs meanwhile, and are no more urgent than anybody."""
+    return [outlet for outlet in outlets if outlet.pending is not None]
 
 
 def _clear(feed: Feed) -> None:

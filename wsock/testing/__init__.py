@@ -4,7 +4,16 @@
 :mod:`wsock.testing.contracts`.
 """
 
-from wsock.testing.fakes import Now, RecordingReceiver
+from wsock.testing.fakes import Now, Pushed, RecordingPushProvider, RecordingReceiver, RecordingWebPush
 from wsock.testing.server import InMemoryClient, InMemoryServer, client_frame
 
-__all__ = ["InMemoryClient", "InMemoryServer", "Now", "RecordingReceiver", "client_frame"]
+__all__ = [
+    "InMemoryClient",
+    "InMemoryServer",
+    "Now",
+    "Pushed",
+    "RecordingPushProvider",
+    "RecordingReceiver",
+    "RecordingWebPush",
+    "client_frame",
+]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
 from urllib.parse import urlencode
@@ -33,7 +33,7 @@ from wsock.config import Config, Mongo, Redis
 from wsock.interfaces import Account, App, Key
 from wsock.protocol.wire import unmask
 from wsock.server import Server
-from wsock.testing.fakes import Now
+from wsock.testing.fakes import Now, RecordingPushProvider, RecordingWebPush
 from wsock.testing.transport import Ending, MemoryTransport
 
 __all__ = ["InMemoryClient", "InMemoryServer", "client_frame"]
@@ -55,12 +55,16 @@ def client_frame(payload: bytes, opcode: int = _TEXT, *, is_final: bool = True) 
     return bytes([opcode | 0x80 * is_final]) + length + _MASK + unmask(payload, _MASK)
 
 
+async def _nowhere(host: str, port: int) -> Sequence[str]:
+    return []
+
+
 class InMemoryServer:
     """A server with the settings of ``config``, which has started and serves.
 
     ``config`` is taken as it is but for ``dev``, ``listen``, ``redis`` and ``mongo``: it is always in memory and never
     listens. ``clock`` is its time; the wall clock goes with it. ``server`` is the server inside, for publishing and
-    reading in process.
+    reading in process. What it pushes goes no further than to ``push``, by platform; no host has an address for it.
     """
 
     def __init__(self, config: Config | None = None, *, clock: Clock | None = None) -> None:
@@ -68,6 +72,7 @@ class InMemoryServer:
         self.now = Now(self.clock)
         config = msgspec.structs.replace(config or Config(), dev=True, listen=(), redis=Redis(), mongo=Mongo())
         number = count(1)
+        self.push = {"web": RecordingWebPush(), **{name: RecordingPushProvider(name) for name in ("fcm", "apns")}}
         self.server = Server(
             config,
             reactor=self.clock,
@@ -75,6 +80,8 @@ class InMemoryServer:
             random=lambda size: next(number).to_bytes(size, "big"),
             monotonic=lambda: 0.0,  # here, nothing takes time
             cpu=lambda: 0.0,
+            push=self.push,
+            resolve=_nowhere,
         )
         self.server.startService()
         self.settle()

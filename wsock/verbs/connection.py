@@ -9,7 +9,7 @@ from wsock.protocol.frames import Ack, Pong, Request
 from wsock.verbs.peer import Peer
 from wsock.verbs.presence import leave_channel
 
-__all__ = ["Authenticate", "Ping", "authenticate", "ping"]
+__all__ = ["Authenticate", "Ping", "authenticate", "drop_forbidden", "keep_within", "ping"]
 
 
 class Ping(Request, frozen=True, tag="ping"):
@@ -34,14 +34,40 @@ async def authenticate(peer: Peer, request: Authenticate) -> None:
     peer.credential = await peer.services.auth.renew(peer.credential, request.token)
     peer.session.renew(peer.expiry())
     peer.send(Ack("auth"))
+    await keep_within(peer, "the new token")
+
+
+def drop_forbidden(peer: Peer, what: str) -> None:
+    """Ends the subscriptions that ``what``, the credential, does not allow, each with an error."""
     permissions = peer.credential.permissions
     for channel in [c for c in peer.channels if not permissions.allows("subscribe", c)]:
-        peer.refuse(_lacks("subscribe", channel), channel=channel)
+        peer.refuse(_lacks(what, "subscribe", channel), channel=channel)
         peer.unsubscribe(channel)
-    for channel in [c for c in peer.present if not permissions.allows("presence", c)]:
-        peer.refuse(_lacks("presence", channel), channel=channel)
-        await leave_channel(peer, channel)
 
 
-def _lacks(operation: str, channel: str) -> Refused:
-    return Refused(Code.FORBIDDEN, f"the new token lacks the permission '{operation}' on '{channel}'")
+async def keep_within(peer: Peer, what: str) -> None:
+    """Ends what ``what``, the credential, or the settings do not allow: subscriptions, and being present."""
+    drop_forbidden(peer, what)
+    for channel in list(peer.present):
+        refused = _not_present(peer, what, channel)
+        if refused is not None and channel in peer.present:
+            peer.refuse(refused, channel=channel)
+            await leave_channel(peer, channel)
+
+
+def _not_present(peer: Peer, what: str, channel: str) -> Refused | None:
+    """Why the client may not be present in the channel."""
+    if not peer.credential.permissions.allows("presence", channel):
+        return _lacks(what, "presence", channel)
+    tenants = peer.services.tenants
+    rules = None if tenants is None else tenants.rules(peer.app, channel)
+    try:
+        if rules is not None:
+            rules.require_presence(channel)
+    except Refused as e:
+        return e
+    return None
+
+
+def _lacks(what: str, operation: str, channel: str) -> Refused:
+    return Refused(Code.FORBIDDEN, f"{what} lacks the permission '{operation}' on '{channel}'")

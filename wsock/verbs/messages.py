@@ -39,16 +39,19 @@ class Publish(Request, frozen=True, tag="publish"):
 
 
 class Publishing:
-    """A publish that is under way: acknowledged when it is accepted, and then over.
+    """A publish of data of that ``size``, which is under way: acknowledged when it is accepted, and then over.
 
     The outcome of a message, and what the connection waits for: a Deferred for each message would be a tenth of a
     publish's cost. ``failure`` is why it was not accepted.
     """
 
-    __slots__ = ("_done", "_how", "_peer", "failure", "is_over")
+    is_client: ClassVar[bool] = True
 
-    def __init__(self, peer: Peer) -> None:
+    __slots__ = ("_done", "_how", "_peer", "_size", "failure", "is_over")
+
+    def __init__(self, peer: Peer, size: int = 0) -> None:
         self._peer = peer
+        self._size = size
         self._done: Callable[..., None] | None = None
         self._how: tuple[Any, ...] = ()
         self.failure: Failure | None = None
@@ -56,6 +59,10 @@ class Publishing:
 
     def callback(self, receipt: Receipt) -> None:
         """It was accepted."""
+        if not receipt.is_duplicate:
+            meter = self._peer.meter
+            meter.messages_in += 1
+            meter.bytes_in += self._size
         self._peer.send(Ack(receipt.id, receipt.channel, receipt.timestamp, receipt.sequence))
         self._end()
 
@@ -79,7 +86,8 @@ def publish(peer: Peer, request: Publish) -> Publishing:
     credential = peer.credential
     check_channel(request.channel)
     credential.permissions.require("publish", request.channel)
-    publishing = Publishing(peer)
+    size = len(memoryview(request.data))
+    publishing = Publishing(peer, size)
     peer.services.messages.submit(
         credential.app,
         request.channel,
@@ -90,6 +98,7 @@ def publish(peer: Peer, request: Publish) -> Publishing:
         publisher_id=peer.client_id,
         persist=request.persist is not False,
         user=peer.client_id,
+        size=size,
     )
     return publishing
 

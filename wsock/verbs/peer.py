@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -21,11 +21,15 @@ from wsock.protocol.position import Position
 from wsock.protocol.presence import LeaveReason
 from wsock.protocol.session import Session, error_event
 from wsock.protocol.wire import text_frame
+from wsock.services.app_meter import AppMeters
 from wsock.services.auth import Auth, Credential
+from wsock.services.events import Events
 from wsock.services.hub import Hub, Topic
 from wsock.services.messages import Messages
 from wsock.services.presence import Presence
+from wsock.services.quotas import Quotas
 from wsock.services.replay import Cursor, Paced, Replay
+from wsock.services.tenants import Tenants
 from wsock.services.turn import Turn
 
 __all__ = ["Peer", "Services"]
@@ -46,6 +50,10 @@ class Services:
     clock: IReactorTime
     now: Callable[[], float]
     max_channels: int
+    tenants: Tenants | None = None
+    meters: AppMeters = field(default_factory=AppMeters)
+    quotas: Quotas | None = None
+    events: Events | None = None
 
 
 class Peer:
@@ -68,6 +76,7 @@ class Peer:
         "credential",
         "id",
         "is_closed",
+        "meter",
         "outlet",
         "present",
         "services",
@@ -80,6 +89,7 @@ class Peer:
         self.services = services
         self.id = id
         self.credential = credential
+        self.meter = services.meters.app(credential.app)
         self.client_id = credential.client_id or f"conn-{id}"
         self.session = session
         self.outlet = outlet
@@ -158,6 +168,16 @@ class Peer:
 
     # Subscriptions.
 
+    async def open(self, channel: str) -> Topic:
+        """The channel's topic, held until the hub closes it.
+
+        Raises :class:`Refused` with ``quota_exceeded`` when the app's plan allows no further channel.
+        """
+        hub, quotas = self.services.hub, self.services.quotas
+        if quotas is not None and self.meter.quota is not None and hub.topic(self.app, channel) is None:
+            await quotas.admit_channel(self.meter, channel)
+        return await hub.open(self.app, channel)
+
     def require_room(self) -> None:
         """Refuses to subscribe to one more channel beyond the limit."""
         self._require_room(self.channels, "subscribed to")
@@ -187,6 +207,7 @@ class Peer:
         ``rewound`` messages go first.
         """
         self.channels[topic.channel] = topic
+        topic.subscribers += 1
         self.send(Subscribed(topic.channel, start.epoch, start.sequence))
         if self._replay is None and not rewound and start == topic.position:
             self.services.hub.join(topic, self.outlet)
@@ -244,6 +265,7 @@ class Peer:
             self._owed.pop(channel, None)
         topic = self.channels.pop(channel, None)
         if topic is not None:
+            topic.subscribers -= 1
             if self._replay is not None:
                 self._replay.drop(channel)
             if channel not in self.present:
@@ -328,6 +350,7 @@ class Peer:
         hub = self.services.hub
         channels, self.channels = self.channels, {}
         for topic in channels.values():
+            topic.subscribers -= 1
             hub.unwatch(topic, self.outlet)
             hub.part(topic, self.outlet)
             hub.close(topic)

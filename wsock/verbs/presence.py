@@ -27,7 +27,7 @@ async def enter(peer: Peer, request: PresenceEnterRequest) -> None:
     topic = peer.present.get(channel)
     if topic is None:
         peer.require_room_to_enter()
-        opened = await peer.services.hub.open(peer.app, channel)
+        opened = await peer.open(channel)
         if peer.is_closed:
             peer.services.hub.close(opened)
             return

@@ -57,7 +57,7 @@ async def _open(peer: Peer, channel: str) -> Topic:
     check_channel(channel)
     peer.credential.permissions.require("subscribe", channel)
     peer.require_room()
-    return await peer.services.hub.open(peer.app, channel)
+    return await peer.open(channel)
 
 
 async def _rewound(peer: Peer, topic: Topic, rewind: float) -> list[Message]:
@@ -68,7 +68,8 @@ async def _rewound(peer: Peer, topic: Topic, rewind: float) -> list[Message]:
         text = f"rewind: this credential lacks the permission 'history' on '{topic.channel}'"
         peer.refuse(Refused(Code.FORBIDDEN, text), channel=topic.channel)
         return []
-    query = HistoryQuery(limit=int(min(rewind, MAX_HISTORY)))
+    after = peer.services.messages.recoverable_after(topic.app, topic.channel)
+    query = HistoryQuery(limit=int(min(rewind, MAX_HISTORY)), after=after)
     epoch, sequence = topic.epoch, topic.sequence
     try:
         page = await peer.services.messages.history(topic.app, topic.channel, query)
@@ -138,6 +139,7 @@ async def _resume(peer: Peer, request: Resume) -> None:
         starts = await (
             _from_timestamp(peer, topics, since) if positions is None else _from_positions(peer, topics, positions)
         )
+        starts = [await _bounded(peer, start) for start in starts]
     except BaseException:
         _close_all(peer, topics)
         raise
@@ -145,6 +147,21 @@ async def _resume(peer: Peer, request: Resume) -> None:
         _close_all(peer, topics)
     else:
         _resumed(peer, names, starts)
+
+
+async def _bounded(peer: Peer, start: _Start) -> _Start:
+    """The start, not before what the app's setting recovery_seconds lets a client have.
+
+    What is older counts as gone, as if it had left the window.
+    """
+    topic, position = start.topic, start.position
+    after = peer.services.messages.recoverable_after(topic.app, topic.channel)
+    if after is None:
+        return start
+    bound = (await peer.services.broker.locate(topic.app, topic.channel, after)).start
+    if position.epoch == bound.epoch and position.sequence >= bound.sequence:
+        return start
+    return _Start(topic, bound, is_complete=False)
 
 
 def _close_all(peer: Peer, topics: list[Topic]) -> None:

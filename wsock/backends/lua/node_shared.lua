@@ -8,6 +8,8 @@
 --   version   string: see shared.lua; it changes with the members
 -- for each client:
 --   missing   set: msgpack {channel, connection} of its lost connections
+-- for each app:
+--   channels  set: its channels with subscribers
 -- for each lease:
 --   held      set: what ends with the lease, msgpack {app, channel, clientId, connection} for a member, {app, channel}
 --             for an occupied channel
@@ -16,6 +18,9 @@
 --   dying     set: leases that ended, and of which something is still held
 --   lost      sorted set: msgpack {app, channel, clientId, connection} -> when that lost connection lets go
 --   strays    stream: a app, n clientId of each connection that was lost in the last minutes
+--   quiet     sorted set: what ended a moment ago, msgpack {app, channel} for an occupied channel, {app, channel, clientId}
+--             for a member -> when that is told; who is back by then makes no noise
+--   ends      hash: the same -> msgpack {text of the event, data of the member}
 local backlog, lease = tonumber(ARGV[1]), ARGV[2]
 
 -- Apps and clients may have any characters: the length tells where the first name ends.
@@ -23,10 +28,12 @@ local function key_of(kind, app, name) return prefix .. kind .. ':' .. #app .. '
 local function members_key(app, channel) return key_of('members', app, channel) end
 local function holders_key(app, channel) return key_of('holders', app, channel) end
 local function occupied_key(app, channel) return key_of('occupied', app, channel) end
+local function channels_key(app) return prefix .. 'channels:' .. app end
 local function missing_key(app, client) return key_of('missing', app, client) end
 local function held_key(name) return prefix .. 'held:' .. name end
 local leases_key, dying_key = prefix .. 'leases', prefix .. 'dying'
 local lost_key, strays_key = prefix .. 'lost', prefix .. 'strays'
+local quiet_key, ends_key = prefix .. 'quiet', prefix .. 'ends'
 
 -- How long the version of a channel without members is remembered, and who was lost.
 local version_ms, strays_ms = 3600000, 120000
@@ -48,6 +55,44 @@ local function record(app, channel, kind, text)
   redis.call('XADD', queue_key, number .. '-0', 'k', 'e', 'a', app, 'c', channel, 't', kind, 'd', text)
 end
 
+-- Something ended: puts that into the work queue after the milliseconds that meta's field quiet says.
+local function record_end(entry, app, channel, kind, text, data)
+  local quiet_ms = tonumber(redis.call('HGET', meta_key, 'quiet') or 0)
+  if backlog == 0 or quiet_ms == 0 then return record(app, channel, kind, text) end
+  redis.call('ZADD', quiet_key, now_ms() + quiet_ms, entry)
+  redis.call('HSET', ends_key, entry, cmsgpack.pack({text, data}))
+end
+
+-- Something begins: takes its end back, if that is not told yet. Returns nothing, or the data that it ended with.
+local function take_back(entry)
+  if redis.call('ZREM', quiet_key, entry) == 0 then return nil end
+  local _, data = unpack(cmsgpack.unpack(redis.call('HGET', ends_key, entry)))
+  redis.call('HDEL', ends_key, entry)
+  return data
+end
+
+-- Puts the ends that nobody took back into the work queue, so many at most. Returns how many there were.
+local function record_ends(most)
+  local due = redis.call('ZRANGEBYSCORE', quiet_key, '-inf', now_ms(), 'LIMIT', 0, most)
+  for _, entry in ipairs(due) do
+    local app, channel, client = unpack(cmsgpack.unpack(entry))
+    local text = unpack(cmsgpack.unpack(redis.call('HGET', ends_key, entry)))
+    redis.call('ZREM', quiet_key, entry)
+    redis.call('HDEL', ends_key, entry)
+    record(app, channel, client and 'presence.leave' or 'channel.vacated', text)
+  end
+  return #due
+end
+
+-- Puts a change of the members into the work queue.
+local function record_change(app, channel, kind, client, text, data)
+  local entry = cmsgpack.pack({app, channel, client})
+  if kind == 'leave' then return record_end(entry, app, channel, 'presence.leave', text, data) end
+  local before = kind == 'enter' and take_back(entry)
+  if before == data then return end
+  record(app, channel, 'presence.' .. (before and 'update' or kind), text)
+end
+
 -- Tells of a change of the members, which has been made: p <version> <version before> <text>.
 local function announce(app, channel, kind, client, member, reason)
   local key = version_key(app, channel)
@@ -57,9 +102,10 @@ local function announce(app, channel, kind, client, member, reason)
   if redis.call('EXISTS', members_key(app, channel)) == 0 then redis.call('PEXPIRE', key, version_ms) end
   local joined, data = string.match(member, '^%d+ (%d+) (.*)$')
   -- The data stays the text that it was: cjson would change its numbers.
-  local text = '{"kind":"' .. kind .. '","clientId":' .. cjson.encode(client) .. ',"data":' .. data
-    .. ',"joinedAt":' .. joined .. (reason and ',"reason":"' .. reason .. '"' or '') .. '}'
-  record(app, channel, 'presence.' .. kind, text)
+  local text = '"clientId":' .. cjson.encode(client) .. ',"data":' .. data .. ',"joinedAt":' .. joined
+    .. (reason and ',"reason":"' .. reason .. '"' or '')
+  record_change(app, channel, kind, client, '{' .. text .. ',"timestamp":' .. now_ms() .. '}', data)
+  text = '{"kind":"' .. kind .. '",' .. text .. '}'
   redis.call('PUBLISH', topic_key(app, channel), 'p ' .. version .. ' ' .. before .. ' ' .. text)
 end
 
@@ -159,13 +205,18 @@ local function occupy(app, channel)
   redis.call('SADD', held_key(lease), cmsgpack.pack({app, channel}))
   local is_first = redis.call('SCARD', occupied) == 0
   redis.call('SADD', occupied, lease)
-  if is_first then record(app, channel, 'channel.occupied', '{"timestamp":' .. now_ms() .. '}') end
+  redis.call('SADD', channels_key(app), channel)
+  if is_first and not take_back(cmsgpack.pack({app, channel})) then
+    record(app, channel, 'channel.occupied', '{"timestamp":' .. now_ms() .. '}')
+  end
 end
 
 local function vacate(app, channel, name)
   local occupied = occupied_key(app, channel)
   redis.call('SREM', held_key(name), cmsgpack.pack({app, channel}))
   if redis.call('SREM', occupied, name) == 1 and redis.call('SCARD', occupied) == 0 then
-    record(app, channel, 'channel.vacated', '{"timestamp":' .. now_ms() .. '}')
+    redis.call('SREM', channels_key(app), channel)
+    local entry, text = cmsgpack.pack({app, channel}), '{"timestamp":' .. now_ms() .. '}'
+    record_end(entry, app, channel, 'channel.vacated', text, '')
   end
 end

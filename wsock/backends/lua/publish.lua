@@ -1,7 +1,7 @@
 -- Accepts a batch of messages, in runs that each fare for themselves: one that fails takes no other with it.
 -- ARGV: expected generation; options (msgpack): {window, idle_ms, dedup_ms, backlog, history};
--- runs (msgpack): {app, channel, is history, bodies joined by commas, lengths of the bodies, id keys or ''} each, for
--- messages of one channel that follow one another.
+-- runs (msgpack): {app, channel, kind, bodies joined by commas, lengths of the bodies, id keys or ''} each, for
+-- messages of one channel that follow one another. Kind 2 is history, 1 is to be told all the same, 0 neither.
 -- backlog 0: there is no queue, and the log is the history: at most `history` messages, for `idle_ms`.
 -- Returns a flat msgpack array, which begins with the cap of timestamps. For a run whose messages are all accepted: 0,
 -- sequence and timestamp of the first one, epoch; the timestamps of the others count up from there to the cap. Else 1,
@@ -187,9 +187,9 @@ end
 
 -- Accepts what it can of a run, and answers. c.tried counts the messages whose ids were looked at, c.left_out has those
 -- that were known, and those that there was no room for.
-local function accept(c, is_history, text, lengths, keys)
+local function accept(c, kind, text, lengths, keys)
   c.tried, c.left_out = 0, nil
-  local wanted, is_queued = #keys, is_history and has_queue
+  local wanted, is_queued = #keys, kind > 0 and has_queue
   local most = room(c, wanted)
   if is_queued then most = math.min(most, math.max(0, backlog - queued)) end
   local is_new_epoch = c.generation ~= gen
@@ -223,7 +223,7 @@ local function accept(c, is_history, text, lengths, keys)
     if left_out then text = without(text, lengths, left_out) end
     local last_queued = is_queued and call('HINCRBY', meta_key, 'queued', count)
     local turn = last_queued and text_of(last_queued) or c.turn
-    append(c, place, text, epoch, is_history and 'q' or 'u', turn, count, cap_text)
+    append(c, place, text, epoch, kind == 2 and 'q' or 'u', turn, count, cap_text)
     if last_queued then enqueue(c, first, count, last_queued) end
     local previous = ''
     if is_new_epoch then
@@ -244,7 +244,7 @@ local function accept(c, is_history, text, lengths, keys)
 end
 
 for _, run in ipairs(cmsgpack.unpack(ARGV[3])) do
-  local app, channel, is_history, text, lengths, keys = unpack(run)
+  local app, channel, kind, text, lengths, keys = unpack(run)
   local name = channel_name(app, channel)
   local c = channels[name]
   if not c then
@@ -254,7 +254,7 @@ for _, run in ipairs(cmsgpack.unpack(ARGV[3])) do
   end
   local is_done, failure = false, c.failure
   if not failure then
-    is_done, failure = pcall(accept, c, is_history, text, lengths, keys)
+    is_done, failure = pcall(accept, c, kind, text, lengths, keys)
     -- Nothing was accepted: a repetition must not be told that it was.
     for i = 1, is_done and 0 or c.tried do
       if keys[i] ~= '' and not (c.left_out and c.left_out[i]) then call('DEL', keys[i]) end

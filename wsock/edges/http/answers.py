@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
 from math import ceil
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -15,9 +15,17 @@ from twisted.web.server import Request
 from wsock.errors import HTTP_STATUS, Code, Refused
 from wsock.protocol.codec import encode
 
-__all__ = ["answers_json", "internal_error", "json_answer", "refused_answer", "send"]
+__all__ = ["Hinted", "answers_json", "document_answer", "internal_error", "json_answer", "refused_answer", "send"]
 
 P = ParamSpec("P")
+
+
+class Hinted(Refused):
+    """A refusal with a hint for programs: what to ask people for, where the code alone doesn't tell."""
+
+    def __init__(self, refused: Refused, hint: str) -> None:
+        super().__init__(refused.code, refused.text, retry_after=refused.retry_after)
+        self.hint = hint
 
 
 class _Logs(Typing):
@@ -29,12 +37,20 @@ S = TypeVar("S", bound=_Logs)
 
 def json_answer(request: Request, status: int, content: Any) -> bytes:
     """Sets status and headers; what is returned is the body to write."""
-    body = encode(content)
+    return document_answer(request, status, "application/json", encode(content))
+
+
+def document_answer(
+    request: Request, status: int, kind: str, body: bytes, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """The same for what is no JSON: ``kind`` is its content type."""
     request.setResponseCode(status)
-    request.setHeader(b"Content-Type", b"application/json")
+    request.setHeader(b"Content-Type", kind.encode("ascii"))
     request.setHeader(b"Content-Length", b"%d" % len(body))
     request.setHeader(b"Cache-Control", b"no-store")
     request.setHeader(b"X-Content-Type-Options", b"nosniff")
+    for name, value in (headers or {}).items():
+        request.setHeader(name.encode("ascii"), value.encode("ascii"))
     return body
 
 
@@ -45,6 +61,8 @@ def refused_answer(request: Request, refused: Refused, status: int | None = None
     if refused.code in (Code.UNAUTHORIZED, Code.TOKEN_EXPIRED):
         request.setHeader(b"WWW-Authenticate", b"Bearer")
     content = {"error": refused.text, "code": refused.code.value}
+    if isinstance(refused, Hinted):
+        content["hint"] = refused.hint
     return json_answer(request, status or HTTP_STATUS[refused.code], content)
 
 

@@ -15,6 +15,7 @@ from prometheus_client.utils import floatToGoString
 from wsock.edges.gate import WebSocketGate
 from wsock.measures import SECONDS, SIZES, Batching, Histogram, merged
 from wsock.services.backlog import Backlog
+from wsock.services.delivery import Delivering
 from wsock.services.hub import Hub
 from wsock.services.limits import Tally
 from wsock.services.messages import Messages
@@ -87,6 +88,7 @@ def node_measures(
     persisters: Sequence[Persister],
     backlog: Backlog,
     outbox: Outbox,
+    delivering: Delivering,
     probe: ReactorProbe,
     tally: Tally,
 ) -> list[Measure]:
@@ -96,6 +98,7 @@ def node_measures(
         *_delivery_measures(hub, turn),
         *_publish_measures(messages, batching),
         *_storing_measures(persisters, backlog, outbox),
+        *_webhook_measures(delivering),
         *_reactor_measures(probe),
     ]
 
@@ -129,6 +132,12 @@ def _connection_measures(gate: WebSocketGate, tally: Tally) -> list[Measure]:
             text="Bytes that wait until these clients read; each may let `limits.output_bytes` wait.",
             kind="gauge",
             read=lambda: gate.held.bytes,
+        ),
+        Measure(
+            name="wsock_messages_left_out",
+            text="Messages left out for clients that read too slowly, where an app's settings say so.",
+            kind="counter",
+            read=lambda: gate.held.dropped,
         ),
         Measure(
             name="wsock_requests_refused",
@@ -238,6 +247,24 @@ def _storing_measures(persisters: Sequence[Persister], backlog: Backlog, outbox:
             text="Events stored for webhooks, once for each endpoint that is to be told.",
             kind="counter",
             read=lambda: outbox.stored,
+        ),
+    ]
+
+
+def _webhook_measures(delivering: Delivering) -> list[Measure]:
+    return [
+        Measure(
+            name="wsock_webhook_requests",
+            text="Requests to webhooks that ended, by whether the receiver took what it was told.",
+            kind="counter",
+            label="outcome",
+            read=lambda: {"delivered": delivering.delivered, "failed": delivering.failed},
+        ),
+        Measure(
+            name="wsock_webhook_dead",
+            text="Deliveries that were given up: their last attempt failed, or their webhook is switched off.",
+            kind="counter",
+            read=lambda: delivering.dead,
         ),
     ]
 

@@ -6,7 +6,7 @@ that is too much, a proxy in front keeps them to itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -21,19 +21,20 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from wsock.edges.doorway import Gate
 from wsock.edges.http.answers import answers_json, internal_error, json_answer, refused_answer, send
-from wsock.edges.http.api import Api
+from wsock.edges.http.callers import Callers
+from wsock.edges.http.docs_page import DocsPage
+from wsock.edges.http.operations import Group
+from wsock.edges.http.router import Router
 from wsock.edges.http.upgrade import Upgrades, asks_for_websocket
 from wsock.errors import Code, Refused
 from wsock.protocol.channels import Pattern
 from wsock.services.auth import Auth
-from wsock.services.messages import Messages
-from wsock.services.presence import Presence
 
 __all__ = ["HttpEdge"]
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _ALLOWED_HEADERS = b"Authorization, Content-Type, X-App-Id"
-_EXPOSED_HEADERS = b"Retry-After"
+_EXPOSED_HEADERS = b"Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 _PREFLIGHT_SECONDS = 600
 _NOT_READY = {
     "starting": "the server is starting: try again",
@@ -48,7 +49,8 @@ class HttpEdge:
     ``state`` tells ``ready``, ``starting``, ``draining`` or ``unavailable``; ``registry`` holds what ``/metrics``
     shows; pages of ``cors_origins`` (patterns) may use it from a browser; ``trusted_proxies`` is how many proxies
     before the server add to ``X-Forwarded-For``. ``max_body_bytes`` counts where somebody else's site does not
-    bound bodies.
+    bound bodies. ``groups`` are the operations of the REST API, and ``callers`` tells who asks for them.
+    ``changed`` is awaited after each that changed something of the directory.
     """
 
     _log = Logger()
@@ -57,8 +59,6 @@ class HttpEdge:
     def __init__(
         self,
         *,
-        messages: Messages,
-        presence: Presence,
         auth: Auth,
         gate: Gate,
         state: Callable[[], str],
@@ -66,15 +66,29 @@ class HttpEdge:
         cors_origins: Iterable[str] = ("*",),
         trusted_proxies: int = 0,
         max_body_bytes: int = 1 << 20,
+        groups: Sequence[Group] = (),
+        callers: Callers | None = None,
+        changed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._api = Api(messages, presence, auth, max_body_bytes=max_body_bytes)
         self._state = state
         self._registry = registry if registry is not None else CollectorRegistry()
-        self._root = _Root(self.app.resource(), Upgrades(gate, trusted_proxies), cors_origins)
+        self._router = Router(
+            [*groups, DocsPage(groups)],
+            callers or Callers(auth),
+            state,
+            max_body_bytes=max_body_bytes,
+            trusted_proxies=trusted_proxies,
+            changed=changed,
+        )
+        self._root = _Root(self.app.resource(), self._router, Upgrades(gate, trusted_proxies), cors_origins)
 
     def resource(self) -> IResource:
         """The resource, for a site's root or for a place in somebody else's site: it answers all below it."""
         return self._root
+
+    async def stop(self) -> None:
+        """Waits for the requests that are being answered."""
+        await self._router.stop()
 
     @app.route("/health", methods=["GET"])
     @answers_json
@@ -101,27 +115,6 @@ class HttpEdge:
         request.setHeader(b"Cache-Control", b"no-store")
         return text
 
-    @app.route("/api/channels/<channel>/messages", methods=["POST"])
-    @answers_json
-    async def publish(self, request: Request, channel: str) -> Any:
-        """Publishes one message or a batch."""
-        self._require_started()
-        return await self._api.publish(request, channel)
-
-    @app.route("/api/channels/<channel>/messages", methods=["GET"])
-    @answers_json
-    async def history(self, request: Request, channel: str) -> Any:
-        """A page of the channel's past."""
-        self._require_started()
-        return await self._api.history(request, channel)
-
-    @app.route("/api/channels/<channel>/presence", methods=["GET"])
-    @answers_json
-    async def members(self, request: Request, channel: str) -> Any:
-        """Who is present."""
-        self._require_started()
-        return await self._api.members(request, channel)
-
     @app.handle_errors(NotFound)
     def not_found(self, request: Any, failure: Failure) -> bytes:
         """404."""
@@ -142,10 +135,6 @@ class HttpEdge:
         self._log.failure("an HTTP request failed", failure=failure)
         return refused_answer(request, internal_error())
 
-    def _require_started(self) -> None:
-        if self._state() == "starting":
-            raise Refused(Code.UNAVAILABLE, _NOT_READY["starting"], retry_after=1.0)
-
 
 class _Root(Resource):
     """Before the router: upgrades, cross-origin headers, and a path that the router can be trusted with."""
@@ -153,9 +142,10 @@ class _Root(Resource):
     isLeaf = True  # noqa: N815
     _log = Logger()
 
-    def __init__(self, routed: Resource, upgrades: Upgrades, cors_origins: Iterable[str]) -> None:
+    def __init__(self, routed: Resource, router: Router, upgrades: Upgrades, cors_origins: Iterable[str]) -> None:
         super().__init__()
         self._routed = routed
+        self._router = router
         self._upgrades = upgrades
         self._origins = [Pattern(origin.lower()) for origin in cors_origins]
         self._is_public = any(origin.text == "*" for origin in self._origins)
@@ -182,7 +172,12 @@ class _Root(Resource):
             self._refuse_method(request)
         else:
             _make_routable(request)
-            self._routed.render(request)
+            segments = [part.decode("ascii") for part in request.postpath or ()]
+            match = self._router.match(segments) or self._router.match(_without_prefix(segments))
+            if match is not None:
+                self._router.answer(request, match)
+            else:
+                self._routed.render(request)
 
     def _share(self, request: Request) -> None:
         """Says whether the page that asks may read the answer."""
@@ -227,3 +222,15 @@ def _make_routable(request: Request) -> None:
     request.prepath = []
     request.postpath = [quote(unquote_to_bytes(part), safe="").encode("ascii") for part in below if part]
     request.requestHeaders.setRawHeaders(b"host", [b"localhost"])
+
+
+def _without_prefix(segments: list[str]) -> list[str]:
+    """The path of pushes behind whatever stands before it: SDKs keep the path of their socket's URL (protocol.md II.5).
+
+    Of other paths nothing is left.
+    """
+    for start in range(1, len(segments)):
+        match segments[start:]:
+            case ["api", "push", *_] | ["api", "admin", "apps", _, "push", *_]:
+                return segments[start:]
+    return []

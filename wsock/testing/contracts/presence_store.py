@@ -338,6 +338,18 @@ class PresenceStoreContract(TestCase):
             "leave chat alice {} disconnected",
         )
 
+    async def test_counts(self) -> None:
+        """Members are counted by channel, each once, a lost one too; where nobody is there are none."""
+        await self.enters("a1")
+        await self.enters("a2")
+        await self.enters("b1")
+        await self.is_lost("b1")
+        await self.enters("b1", channel="news")
+        await self.enters("a1", app="other")
+
+        self.assertEqual(await self.store.counts("shop", ["news", "chat", "empty"]), [1, 2, 0])
+        self.assertEqual(await self.store.counts("shop", []), [])
+
     # Coming back.
 
     async def test_adopt(self) -> None:

@@ -26,8 +26,12 @@ from wsock.records import (
     Namespace,
     Plan,
     PlanLimits,
+    PushAccess,
+    PushRule,
     Record,
     ResetToken,
+    Revocation,
+    Revoked,
     Role,
     Settings,
     Team,
@@ -56,7 +60,7 @@ _SETTINGS = Settings(
     app_rate=Rate(100, 60.0, 20),
 )
 
-TEAM = Team(id="team-1", name="T\u00e9am", created_at=1_700_000_000_000)
+TEAM = Team(id="team-1", name="T\u00e9am", created_at=1_700_000_000_000, plan="gold")
 ACCOUNT = Account(
     id="account-1",
     email="\u00c9mile@Example.org",
@@ -94,6 +98,18 @@ KEY = Key(
     is_revoked=True,
     replaced_by="key-2",
     retire_at=1_900_000_000,
+    jwks_url="https://issuer/keys",
+    jwks_party="https://issuer wsock",
+    first="key-0",
+)
+REVOCATION = Revocation(
+    id="revocation-1",
+    app="shop",
+    kind=Revoked.TOKEN,
+    value="j\u00e9ti",
+    created_at=1,
+    expires_at=2,
+    created_by="account-1",
 )
 
 FULL_RECORDS: tuple[Record, ...] = (
@@ -139,6 +155,7 @@ FULL_RECORDS: tuple[Record, ...] = (
     APP,
     Namespace(id="namespace-1", app="shop", pattern="room:*", created_at=1, settings=_SETTINGS),
     KEY,
+    REVOCATION,
     Endpoint(
         id="endpoint-1",
         app="shop",
@@ -147,7 +164,17 @@ FULL_RECORDS: tuple[Record, ...] = (
         events=("presence.*",),
         channels="orders:*",
         is_enabled=False,
+        description="\u00c9vents",
+        is_ordered=True,
+        is_batched=True,
+        secret="whsec_bmV3",
+        old_secret="whsec_b2xk",
+        old_secret_until=5,
+        disabled_at=6,
+        disabled_reason="410",
     ),
+    PushAccess(id="shop.web", app="shop", platform="web", content='{"k\u00e9y": 1}', created_at=1),
+    PushRule(id="rule-1", app="shop", pattern="room:*", created_at=1),
 )
 """A record of each kind with a value in every field, in an order in which they can be added."""
 
@@ -218,6 +245,7 @@ class RecordsContract(TestCase):
 
         self.assertEqual(await self.records.find_by(Account, "email", "\u00e9MILE@example.ORG"), ACCOUNT)
         self.assertEqual(await self.records.find_by(Key, "api_key_hash", "ab" * 32), KEY)
+        self.assertEqual(await self.records.find_by(Key, "jwks_party", "https://issuer wsock"), KEY)
         for kind, hash in ((Invitation, "i"), (ResetToken, "r"), (AccessToken, "t"), (DashboardSession, "s")):
             self.assertIsInstance(await self.records.find_by(kind, "token_hash", hash), kind)
         self.assertIsNone(await self.records.find_by(Account, "email", "nobody@example.org"))
@@ -232,7 +260,9 @@ class RecordsContract(TestCase):
         for taken in (
             TEAM,
             replace(ACCOUNT, id="account-2", email="\u00e9mile@example.ORG"),
-            replace(KEY, id="key-9"),
+            replace(KEY, id="key-9", jwks_party=""),
+            replace(KEY, id="key-9", api_key_hash=""),
+            replace(REVOCATION, id="revocation-2", expires_at=None),
             Membership(id="member-2", team="team-1", account="account-1", role=Role.VIEWER, created_at=1),
             Namespace(id="namespace-2", app="shop", pattern="room:*", created_at=1),
             ResetToken(id="reset-2", account="account-1", token_hash="r", created_at=1, expires_at=2),
@@ -273,6 +303,7 @@ class RecordsContract(TestCase):
 
         self.assertEqual(bare, Key(id="key-1", app="shop", name="New", created_at=5, version=3))
         self.assertIsNone(await self.records.find_by(Key, "api_key_hash", "ab" * 32))
+        self.assertIsNone(await self.records.find_by(Key, "jwks_party", "https://issuer wsock"))
         await self.records.add([replace(KEY, id="key-2")])
 
     async def test_unique_values_follow_a_change(self) -> None:
@@ -345,7 +376,7 @@ class RecordsContract(TestCase):
 
         left: list[Record] = [theirs[0], theirs[1], other]
         self.assertEqual([*await self.listed(App), *await self.listed(Key), *await self.listed(Team)], left)
-        belongings: list[type[Record]] = [Membership, Invitation, AccessToken, Namespace, Endpoint]
+        belongings: list[type[Record]] = [Membership, Invitation, AccessToken, Namespace, Revocation, Endpoint]
         for kind in belongings:
             self.assertEqual(await self.listed(kind), [])
         self.assertEqual(len(await self.listed(ResetToken)), 1)
@@ -402,12 +433,16 @@ class RecordsContract(TestCase):
         self.assertEqual(await self.same(KEY), new)
 
     async def test_sweep(self) -> None:
-        """Tokens whose time has come are deleted, so many at once; access tokens are kept for people to see."""
+        """Tokens whose time has come are deleted, so many at once; access tokens are kept for people to see.
+
+        What has no such time stays.
+        """
         resets = [
             ResetToken(id=f"r{n}", account="account-1", token_hash=f"h{n}", created_at=1, expires_at=n)
             for n in range(5)
         ]
-        await self.records.add([*FULL_RECORDS[1:], *resets])
+        kept = replace(REVOCATION, id="revocation-2", value="kept", expires_at=None)
+        await self.records.add([*FULL_RECORDS[1:], *resets, kept])
 
         first = await self.records.sweep(3, 2)
 
@@ -418,6 +453,23 @@ class RecordsContract(TestCase):
         self.assertEqual(await self.listed(Invitation), [])
         self.assertEqual(await self.listed(DashboardSession), [])
         self.assertEqual(len(await self.listed(AccessToken)), 1)
+        self.assertEqual(await self.listed(Revocation), [kept])
+
+    async def test_one_app_s_revocation(self) -> None:
+        """What one app revokes, another may revoke as well, and a token's id is no clientId."""
+        other = replace(APP, id="other")
+        await self.records.add([TEAM, APP, other, REVOCATION])
+
+        await self.records.add([replace(REVOCATION, id="revocation-2", app="other")])
+        await self.records.add([replace(REVOCATION, id="revocation-3", kind=Revoked.CLIENT)])
+
+        self.assertEqual([r.id for r in await self.listed(Revocation, {"app": "other"})], ["revocation-2"])
+
+    async def test_teams_of_a_plan(self) -> None:
+        """Teams are listed by their plan."""
+        await self.records.add([TEAM, Team(id="team-2", name="Other", created_at=1)])
+
+        self.assertEqual(await self.listed(Team, {"plan": "gold"}), [TEAM])
 
     async def test_revision(self) -> None:
         """Every change that somebody may remember otherwise makes the revision grow; looking does not."""

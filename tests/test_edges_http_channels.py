@@ -1,4 +1,4 @@
-"""Tests for :mod:`wsock.edges.http.api` and :mod:`wsock.edges.http.answers`."""
+"""Tests for :mod:`wsock.edges.http.channels`, :mod:`wsock.edges.http.posting` and :mod:`wsock.edges.http.answers`."""
 
 from __future__ import annotations
 
@@ -76,6 +76,14 @@ class CredentialTests(ApiTestCase):
 
         self.assertEqual(posted.status, 200)
         self.assertEqual([m["publisherId"] for m in page.json["messages"]], ["ann"])
+
+    def test_anonymous_jwt(self) -> None:
+        """A JWT without a subject is a client's: what it publishes is not the server's."""
+        token = jwt.encode({}, SECRET, algorithm="HS256", headers={"kid": "a"})
+        self.ask("POST", MESSAGES, {"data": 1}, key=token)
+
+        [message] = self.ask("GET", MESSAGES).json["messages"]
+        self.assertEqual(message["publisherId"], "anonymous")
 
     def test_expired_jwt(self) -> None:
         """An expired JWT has its own code."""
